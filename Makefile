@@ -1,0 +1,31 @@
+# make run: the main job (two-stage training on its embedded default).  make test: every notebook and every test.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+TIER   ?= cpu
+SEED   ?= 0
+
+.PHONY: run test test-slow lab export clean
+
+$(VENV)/.installed: settings.ini setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+run: $(VENV)/.installed
+	$(BIN)/vaebm-run nbs/experiments/25_gaussians.ipynb tier=$(TIER) seed=$(SEED)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+lab: $(VENV)/.installed
+	$(BIN)/jupyter lab nbs
+
+export: $(VENV)/.installed
+	$(BIN)/nbdev_export && $(BIN)/nbdev_clean
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

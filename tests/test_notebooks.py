@@ -1,0 +1,49 @@
+"""Every notebook runs, the library is what the notebooks export, and notebooks are stored clean."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in str(p) and p.parent.name != 'experiments')
+LIMIT_S = 180  # per notebook: a hang fails instead of stopping the suite
+
+RUN = "import sys; from nbdev.test import test_nb; ok, s = test_nb(sys.argv[1], skip_flags=['notest', 'slow', 'cuda']); print(f'{s:.1f} s'); sys.exit(not ok)"
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs(path):
+    env = os.environ | {'IN_TEST': '1', 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run([sys.executable, '-c', RUN, str(path)], cwd=path.parent, env=env, timeout=LIMIT_S, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope='module')
+def copy(tmp_path_factory):
+    "A clone of the working tree's tracked and new files, so that nothing here is touched."
+    folder = tmp_path_factory.mktemp('copy')
+    files = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\n')
+    for name in filter(None, files):
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(['git', 'init', '-q'], cwd=folder, check=True)
+    return folder
+
+
+def test_library_is_what_the_notebooks_export(copy):
+    modules = {p.name: p.read_text() for p in (copy / 'vaebm').glob('*.py')}
+    for name in modules.keys() - {'__init__.py'}: (copy / 'vaebm' / name).unlink()
+    subprocess.run([sys.executable, '-c', 'import nbdev; nbdev.nbdev_export()'], cwd=copy, check=True, capture_output=True)
+    exported = {p.name: p.read_text() for p in (copy / 'vaebm').glob('*.py')}
+    assert exported == modules
+
+
+def test_notebooks_are_clean(copy):
+    paths = sorted((copy / 'nbs').rglob('*.ipynb'))
+    stored = [p.read_text() for p in paths]
+    subprocess.run([sys.executable, '-c', 'import nbdev; nbdev.nbdev_clean()'], cwd=copy, check=True, capture_output=True)
+    dirty = [p.name for p, text in zip(paths, stored) if p.read_text() != text]
+    assert not dirty, f'run `make export`: {dirty}'

@@ -1,0 +1,2 @@
+"""VAEBM: a product of a variational autoencoder and an energy-based model (Xiao et al., ICLR 2021)."""
+__version__ = "0.1.0"
