@@ -38,7 +38,7 @@ class StageOneConfig:
 @dataclass(frozen=True)
 class StageTwoConfig:
     "Stage 2, the energy."
-    n_steps: int = 1500
+    n_steps: int = 2000
     batch_size: int = 1024         # data points, and chains, per update
     lr: float = 3e-3               # peak of a cosine schedule
     beta1: float = 0.9             # Adam

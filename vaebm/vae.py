@@ -86,7 +86,7 @@ class MLPVAE(nn.Module):
 
     @torch.inference_mode()
     def iwae(self, x: torch.Tensor, k: int, # posterior samples per point
-             generator: torch.Generator | None = None, chunk: int = 2 ** 15) -> torch.Tensor:
+             generator: torch.Generator | None = None, chunk: int = 2 ** 13) -> torch.Tensor:
         "Importance-weighted bound on log p(x) in nats, shape (B,) (Burda et al. 2015)."
         rows = [self._log_weights(xs, k, generator) for xs in x.split(max(1, chunk // k))]
         return torch.cat([torch.logsumexp(w, 0) - math.log(k) for w in rows])
