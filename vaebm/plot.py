@@ -7,6 +7,8 @@ __all__ = ['COLORS', 'STYLES', 'show', 'axes', 'scatter', 'density', 'curve']
 
 # %% ../nbs/plot.ipynb #plot003
 from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
@@ -19,12 +21,13 @@ STYLES = {'data': '-', 'vae': '--', 'vaebm': '-', 'energy': '-.', 'other': ':'}
 # %% ../nbs/plot.ipynb #plot007
 def show(fig: plt.Figure, # the figure; it is closed afterwards
          alt: str,        # what the figure shows, in one sentence
+         path=None,       # also write it to this PNG file
          ) -> None:
     "Display `fig` as a PNG with `alt` as its text alternative."
-    from io import BytesIO
     buffer = BytesIO()
     fig.savefig(buffer, format='png', dpi=80, bbox_inches='tight', metadata={'Software': None})
     plt.close(fig)
+    if path: Path(path).write_bytes(buffer.getvalue())
     display({'image/png': buffer.getvalue(), 'text/plain': alt}, raw=True)
 
 # %% ../nbs/plot.ipynb #plot008

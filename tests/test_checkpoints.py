@@ -1,0 +1,70 @@
+"""Trained weights: found, whole, refused when changed, and as good as their manifest says."""
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import vaebm
+from vaebm import training
+from vaebm.data import coverage, gaussian_grid
+from vaebm.likelihood import mean_log_likelihood
+from vaebm.runs import CheckpointError, message
+
+ROOT = Path(__file__).parents[1]
+MANIFEST = json.loads((ROOT / 'data' / 'checkpoints' / 'manifest.json').read_text())
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    "A private copy of the weights that tests may damage."
+    shutil.copytree(ROOT / 'data' / 'checkpoints', tmp_path / 'checkpoints')
+    monkeypatch.setattr(training, 'checkpoint_folder', lambda: tmp_path / 'checkpoints')
+    return tmp_path / 'checkpoints'
+
+
+def test_pretrained_reaches_the_likelihood_of_its_manifest():
+    model = vaebm.load_pretrained('25_gaussians')
+    recorded = MANIFEST['25_gaussians']['metrics']['likelihood']
+    result = mean_log_likelihood(model, gaussian_grid(), n=20_000, n_iwae=500, k=1000, n_z=100_000, generator=torch.Generator().manual_seed(0))
+    assert abs(result['vaebm_minus_truth'] - recorded['vaebm_minus_truth']) < 4 * result['vaebm_se'] + .03  # .03: fewer posterior samples
+    assert result['vaebm_minus_truth'] > result['vae_minus_truth'] + .3
+
+
+def test_pretrained_samples_cover_all_modes():
+    x = vaebm.load_pretrained('25_gaussians').sample(5000, generator=torch.Generator().manual_seed(0))
+    assert x.shape == (5000, 2) and coverage(gaussian_grid(), x)['modes'] == 25
+
+
+@pytest.mark.parametrize('damage', ['truncate', 'flip'])
+def test_damaged_weights_are_refused(checkpoints, damage):
+    path = checkpoints / MANIFEST['25_gaussians']['file']
+    data = path.read_bytes()
+    path.write_bytes(data[:-100] if damage == 'truncate' else data[:-1] + bytes([data[-1] ^ 1]))
+    assert 'was changed: its SHA-256' in message(CheckpointError, vaebm.load_pretrained, '25_gaussians')
+
+
+def test_unknown_name_is_refused():
+    assert 'name must be one of 25_gaussians' in message(ValueError, vaebm.load_pretrained, 'cifar100')
+
+
+def test_files_stay_small():
+    files = list((ROOT / 'data' / 'checkpoints').glob('*.safetensors'))
+    assert {p.name for p in files} == {entry['file'] for entry in MANIFEST.values()}
+    assert all(p.stat().st_size < 12e6 for p in files) and sum(p.stat().st_size for p in files) < 60e6
+
+
+@pytest.mark.slow
+def test_wheel_carries_the_weights(tmp_path):
+    copy = tmp_path / 'source'
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns('.venv', '.git', 'runs', 'build', '*.egg-info'))
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', str(tmp_path), str(copy)], check=True)
+    wheel, = tmp_path.glob('*.whl')
+    zipfile.ZipFile(wheel).extractall(tmp_path / 'site')
+    code = "import vaebm; print(vaebm.__file__); print(vaebm.load_pretrained('25_gaussians').vae.layout.size)"
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env={'PYTHONPATH': str(tmp_path / 'site'), 'PATH': ''}, capture_output=True, text=True)
+    assert str(tmp_path / 'site') in done.stdout and done.stdout.split()[-1] == '22', done.stderr
