@@ -10,7 +10,13 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in str(p) and p.parent.name != 'experiments')
 LIMIT_S = 180  # per notebook: a hang fails instead of stopping the suite
 
-RUN = "import sys; from nbdev.test import test_nb; ok, s = test_nb(sys.argv[1], skip_flags=['notest', 'slow', 'cuda']); print(f'{s:.1f} s'); sys.exit(not ok)"
+RUN = """
+import sys
+from pathlib import Path
+from nbdev.test import test_nb
+ok, seconds = test_nb(Path(sys.argv[1]), skip_flags=['notest', 'slow', 'cuda'])
+sys.exit(not ok)
+"""
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)

@@ -9,9 +9,9 @@ __all__ = ['VAEBM']
 import torch
 from torch import nn
 
-from .samplers import Kernel, independence, run, value_and_grad
+from .samplers import Kernel, independence, run
 
-# %% ../nbs/06_reparameterization.ipynb #06reparamete005
+# %% ../nbs/06_reparameterization.ipynb #06reparamete053
 class VAEBM(nn.Module):
     "h(x, z) = p(x, z) exp(-E(x)) / Z: the product of a VAE and an energy (Sec. 3), sampled in the VAE's noise space."
     def __init__(self, vae: nn.Module,             # has `layout`, `transform`, `iwae`
@@ -23,10 +23,20 @@ class VAEBM(nn.Module):
         self.vae, self.energy, self.kernel, self.n_steps = vae, energy, kernel or independence(4), n_steps
 
     def potential(self, eps: torch.Tensor) -> torch.Tensor: # noise, shape (B, D)
-        "E(T(eps)) + |eps|^2 / 2, shape (B,): the negative log density of Eq. 9 up to a constant."
+        "E(T(eps)) + |eps|^2 / 2, shape (B,): the negative log density of Eq. 9 up to a constant; raises `ValueError` on any other shape."
         return self.energy(self.vae.transform(eps)) + .5 * eps.square().sum(-1)
 
     forward = potential
+
+    def value_and_grad(self, eps: torch.Tensor, # noise, shape (B, D)
+                       beta: float = 1.0,       # the energy is multiplied by this: 0 is the VAE, 1 the product
+                       ) -> tuple[torch.Tensor, torch.Tensor]:
+        "beta E(T(eps)) + |eps|^2 / 2, shape (B,), and its gradient (B, D); weights get no gradient."
+        with torch.enable_grad():
+            eps = eps.detach().requires_grad_()
+            value = beta * self.energy(self.vae.transform(eps)) + .5 * eps.square().sum(-1)
+            grad, = torch.autograd.grad(value.sum(), eps)
+        return value.detach(), grad
 
     def log_h(self, x: torch.Tensor, k: int = 100, # posterior samples of the importance-weighted bound
               generator: torch.Generator | None = None) -> torch.Tensor:
@@ -39,5 +49,5 @@ class VAEBM(nn.Module):
         "Run `n` chains from N(0, I) and return their x = T(eps), shape (n, ...)."
         eps = torch.randn(n, self.vae.layout.size, generator=generator)
         steps = self.n_steps if n_steps is None else n_steps
-        eps = run(kernel or self.kernel, self.potential, eps, steps, generator).eps
+        eps = run(kernel or self.kernel, self, eps, steps, generator).eps
         with torch.no_grad(): return self.vae.transform(eps)
