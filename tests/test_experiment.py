@@ -15,10 +15,11 @@ from vaebm.runs import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / 'nbs' / 'experiments' / '25_gaussians.ipynb'
+ONE_THREAD = os.environ | {'OMP_NUM_THREADS': '1'}  # tests run side by side, and two thread pools on two cores crawl
 
 
 def vaebm_run(*args):
-    return subprocess.run([sys.executable, '-c', 'from vaebm.runs import main; main()', str(NOTEBOOK), *args], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, '-c', 'from vaebm.runs import main; main()', str(NOTEBOOK), *args], env=ONE_THREAD, capture_output=True, text=True, timeout=300)
 
 
 def test_smoke_tier_writes_a_whole_run_folder(tmp_path):
@@ -39,7 +40,7 @@ def test_unknown_parameter_is_refused_before_anything_runs(tmp_path):
 
 def test_unknown_parameter_is_refused_under_plain_papermill(tmp_path):
     done = subprocess.run([sys.executable, '-m', 'papermill', str(NOTEBOOK), str(tmp_path / 'out.ipynb'), '-p', 'stage3', '1', '-p', 'tier', 'smoke',
-                           '-k', 'python3', '--cwd', str(tmp_path), '--no-progress-bar'], capture_output=True, text=True, timeout=300)
+                           '-k', 'python3', '--cwd', str(tmp_path), '--no-progress-bar'], env=ONE_THREAD, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0 and "unknown parameter 'stage3'" in done.stderr
 
 
@@ -60,7 +61,7 @@ for number, stage in (1, StageOne(model.vae, train, config.stage1)), (2, StageTw
 
 def train(folder, kill_after=None):
     "Run the training in its own process; with `kill_after`, SIGKILL it that many seconds after its first checkpoint appears."
-    process = subprocess.Popen([sys.executable, '-c', TRAIN, str(folder)], stderr=subprocess.PIPE, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    process = subprocess.Popen([sys.executable, '-c', TRAIN, str(folder)], stderr=subprocess.PIPE, env=ONE_THREAD)
     if kill_after is not None:
         newest = lambda: max((p.stat().st_mtime for p in folder.glob('stage*.safetensors')), default=0)
         before = newest()

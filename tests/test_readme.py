@@ -1,0 +1,20 @@
+"""The numbers in README.md are those of the committed records."""
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RECORDS = sorted((ROOT / 'data' / 'results').glob('25_gaussians-*.json'))
+
+
+def row(record):
+    "One line of the README's table."
+    likelihood, modes = record['metrics']['likelihood'], record['metrics']['modes']['vaebm']
+    gap = lambda name: f"{likelihood[name + '_minus_truth']:.3f} ± {likelihood[name + '_se']:.3f}".replace('-', '−')
+    config = record['config']
+    return f"| tier `{config['tier']}`, seed {config['seed']} | {gap('vae')} | {gap('vaebm')} | {modes['modes']}/25 | {100 * modes['within_3_sigma']:.1f} % |"
+
+
+def test_results_table_matches_the_records():
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    assert len(RECORDS) >= 4
+    for path in RECORDS: assert row(json.loads(path.read_text())) in readme, path.name
