@@ -58,19 +58,19 @@ def write_atomic(path: Path | str, # target
                  ) -> Path:
     "Write `data` beside `path`, flush it to disk, then rename: a crash leaves the old file or the new one."
     path = Path(path)
-    aside = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    aside = path.with_name(path.name + '.tmp')
     with open(aside, 'wb') as f:
         f.write(data); f.flush(); os.fsync(f.fileno())
     os.replace(aside, path)
     return path
 
-# %% ../nbs/runs.ipynb #runs020
+# %% ../nbs/runs.ipynb #runs022
 def write_json(path: Path | str, value) -> Path:
     "Write `value` (dataclasses too) as indented JSON, atomically."
     text = json.dumps(value, indent=1, default=asdict)
     return write_atomic(path, (text + '\n').encode())
 
-# %% ../nbs/runs.ipynb #runs022
+# %% ../nbs/runs.ipynb #runs025
 def _pack(node, tensors: dict, name: str):
     "JSON skeleton of a tree; its tensors are collected under their path."
     if isinstance(node, torch.Tensor):
@@ -81,7 +81,7 @@ def _pack(node, tensors: dict, name: str):
     if node is None or isinstance(node, (bool, int, float, str)): return node
     raise TypeError(f'a checkpoint holds tensors, numbers, strings, lists and dicts; got {type(node).__name__} at {name}')
 
-# %% ../nbs/runs.ipynb #runs023
+# %% ../nbs/runs.ipynb #runs026
 def _unpack(node, tensors: dict):
     "The tree that `_pack` packed."
     if not isinstance(node, dict): return node
@@ -90,7 +90,7 @@ def _unpack(node, tensors: dict):
     if kind == 'list': return [_unpack(v, tensors) for v in value]
     return {k: _unpack(v, tensors) for k, v in value}
 
-# %% ../nbs/runs.ipynb #runs024
+# %% ../nbs/runs.ipynb #runs027
 def _digest(tree: str, tensors: dict) -> str:
     "SHA-256 of the skeleton and of every tensor's bytes."
     h = hashlib.sha256(tree.encode())
@@ -99,7 +99,7 @@ def _digest(tree: str, tensors: dict) -> str:
         h.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()
 
-# %% ../nbs/runs.ipynb #runs025
+# %% ../nbs/runs.ipynb #runs028
 def save_checkpoint(path: Path | str, # a .safetensors file
                     state,            # tree of dicts, lists, numbers, strings and tensors
                     ) -> str:
@@ -110,11 +110,11 @@ def save_checkpoint(path: Path | str, # a .safetensors file
     write_atomic(path, data)
     return hashlib.sha256(data).hexdigest()
 
-# %% ../nbs/runs.ipynb #runs026
+# %% ../nbs/runs.ipynb #runs029
 class CheckpointError(ValueError):
     "A weight file that must not be used."
 
-# %% ../nbs/runs.ipynb #runs027
+# %% ../nbs/runs.ipynb #runs030
 def load_checkpoint(path: Path | str,
                     sha256: str | None = None, # the file's expected SHA-256, as a manifest records it
                     ):
@@ -128,7 +128,7 @@ def load_checkpoint(path: Path | str,
     if not meta or _digest(meta['tree'], tensors) != meta['sha256']: raise CheckpointError(f'{path} was changed: its content does not match its digest')
     return _unpack(json.loads(meta['tree']), tensors)
 
-# %% ../nbs/runs.ipynb #runs033
+# %% ../nbs/runs.ipynb #runs036
 def run_folder(path: Path | str, # created if absent
                config,           # dataclass; written to config.json
                ) -> Path:
@@ -141,13 +141,13 @@ def run_folder(path: Path | str, # created if absent
     write_json(file, config)
     return path
 
-# %% ../nbs/runs.ipynb #runs036
+# %% ../nbs/runs.ipynb #runs039
 def environment() -> dict:
     "Machine class and versions that a result depends on."
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
     return {'python': platform.python_version(), 'torch': torch.__version__, 'threads': torch.get_num_threads(), 'machine': f'{platform.machine()}, {os.cpu_count()} cores', 'device': device}
 
-# %% ../nbs/runs.ipynb #runs039
+# %% ../nbs/runs.ipynb #runs042
 def execute(notebook: Path | str,       # a notebook with a cell tagged `parameters`
             values: dict,               # its parameters
             out: Path | str,            # the executed notebook
@@ -160,7 +160,7 @@ def execute(notebook: Path | str,       # a notebook with a cell tagged `paramet
     papermill.execute_notebook(str(notebook), str(out), values, kernel_name='python3', cwd=str(Path(notebook).parent),
                                progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr)
 
-# %% ../nbs/runs.ipynb #runs040
+# %% ../nbs/runs.ipynb #runs045
 def main(argv: list[str] | None = None) -> None:
     "Command line: vaebm-run NOTEBOOK [name=value ...]; values are JSON, anything else is a string."
     notebook, *pairs = argv or sys.argv[1:] or sys.exit(main.__doc__)

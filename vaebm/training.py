@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['StageOneConfig', 'StageTwoConfig', 'NetworkConfig', 'Config', 'make_kernel', 'build', 'cosine_lr', 'Stage',
-           'StageOne', 'Exploded', 'StageTwo', 'fit', 'checkpoint_folder', 'load_pretrained']
+           'StageOne', 'Exploded', 'fit', 'StageTwo', 'checkpoint_folder', 'publish', 'load_pretrained']
 
 # %% ../nbs/08_two_stage.ipynb #08twostage003
 import copy
@@ -21,11 +21,11 @@ from . import samplers
 from .data import check_data
 from .energy import MLPEnergy, clip_by_second_moment, ebm_loss
 from .model import VAEBM
-from .runs import configure, load_checkpoint, save_checkpoint
+from .runs import configure, load_checkpoint, save_checkpoint, write_atomic, write_json
 from .samplers import Kernel, ReplayBuffer, run
 from .vae import MLPVAE
 
-# %% ../nbs/08_two_stage.ipynb #08twostage005
+# %% ../nbs/08_two_stage.ipynb #08twostage006
 @dataclass(frozen=True)
 class StageOneConfig:
     "Stage 1, the VAE."
@@ -34,7 +34,7 @@ class StageOneConfig:
     lr: float = 6e-3           # peak of a cosine schedule
     kl_warmup: float = 0.5     # share of the training over which the KL weight rises from 0 to 1
 
-# %% ../nbs/08_two_stage.ipynb #08twostage006
+# %% ../nbs/08_two_stage.ipynb #08twostage007
 @dataclass(frozen=True)
 class StageTwoConfig:
     "Stage 2, the energy."
@@ -55,7 +55,7 @@ class StageTwoConfig:
     spectral: float = 0.0          # times the sum of spectral norms (App. E: 0.2)
     max_gap: float = 50.0          # training stops when |E(data) - E(negatives)| exceeds this
 
-# %% ../nbs/08_two_stage.ipynb #08twostage007
+# %% ../nbs/08_two_stage.ipynb #08twostage008
 @dataclass(frozen=True)
 class NetworkConfig:
     "Sizes of the MLP VAE and the MLP energy (Sec. 5.4)."
@@ -65,7 +65,7 @@ class NetworkConfig:
     vae_gain: float = 3.0
     energy_gain: float = 4.0
 
-# %% ../nbs/08_two_stage.ipynb #08twostage008
+# %% ../nbs/08_two_stage.ipynb #08twostage009
 @dataclass(frozen=True)
 class Config:
     "One 2-D experiment."
@@ -76,14 +76,14 @@ class Config:
     stage1: StageOneConfig = field(default_factory=StageOneConfig)
     stage2: StageTwoConfig = field(default_factory=StageTwoConfig)
 
-# %% ../nbs/08_two_stage.ipynb #08twostage009
+# %% ../nbs/08_two_stage.ipynb #08twostage015
 def make_kernel(config: StageTwoConfig) -> Kernel:
     "The sampler that `config` names; raises `ValueError` for an unknown one."
     names = ['langevin', 'mala', 'pcn_langevin', 'underdamped', 'hmc', 'independence']
     if config.kernel not in names: raise ValueError(f'kernel must be one of {", ".join(names)}, got {config.kernel!r}')
     return getattr(samplers, config.kernel)(**config.kernel_options)
 
-# %% ../nbs/08_two_stage.ipynb #08twostage010
+# %% ../nbs/08_two_stage.ipynb #08twostage018
 def build(config: Config) -> VAEBM:
     "A fresh VAEBM with the networks and the sampler of `config`; weights follow from its seed."
     n = config.network
@@ -92,12 +92,12 @@ def build(config: Config) -> VAEBM:
         vae, energy = MLPVAE(2, n.latent, n.width, n.depth, n.vae_gain), MLPEnergy(2, n.width, n.depth, n.energy_gain)
     return VAEBM(vae, energy, make_kernel(config.stage2))
 
-# %% ../nbs/08_two_stage.ipynb #08twostage011
+# %% ../nbs/08_two_stage.ipynb #08twostage022
 def cosine_lr(step: int, n_steps: int, peak: float, warmup: int = 50) -> float:
     "Linear warm-up, then a cosine from `peak` to a hundredth of it."
     return peak * min(1, (step + 1) / warmup) * (.01 + .99 * .5 * (1 + math.cos(math.pi * step / n_steps)))
 
-# %% ../nbs/08_two_stage.ipynb #08twostage012
+# %% ../nbs/08_two_stage.ipynb #08twostage025
 class Stage:
     "What both stages share: module, optimiser, generator, step count, history; all of it in `state_dict`."
     def __init__(self, module: torch.nn.Module, x: torch.Tensor, config, seed: int, betas=(.9, .999)):
@@ -125,7 +125,7 @@ class Stage:
         self.module.load_state_dict(state['module']); self.optimizer.load_state_dict(state['optimizer'])
         self.generator.set_state(state['generator']); self.done, self.history = state['done'], list(state['history'])
 
-# %% ../nbs/08_two_stage.ipynb #08twostage013
+# %% ../nbs/08_two_stage.ipynb #08twostage027
 class StageOne(Stage):
     "Maximise the ELBO (Eq. 3) of the VAE."
     def __init__(self, vae, x: torch.Tensor, config: StageOneConfig, seed: int = 0):
@@ -139,17 +139,43 @@ class StageOne(Stage):
 
     def clip(self): torch.nn.utils.clip_grad_norm_(self.module.parameters(), 10.)
 
-# %% ../nbs/08_two_stage.ipynb #08twostage014
+# %% ../nbs/08_two_stage.ipynb #08twostage029
 class Exploded(RuntimeError):
     "Training left the region where its energies mean anything."
 
-# %% ../nbs/08_two_stage.ipynb #08twostage015
+# %% ../nbs/08_two_stage.ipynb #08twostage030
+def fit(stage: Stage,
+        path: Path | str | None = None, # checkpoint to resume from and to write
+        every: int = 250,               # updates between checkpoints
+        progress: bool = True,          # show a progress bar
+        until: int | None = None,       # pause at this update; by default go to the end
+        ) -> str:
+    "Train, resuming from `path`; returns 'finished', 'paused ...', or why it 'stopped ...' with the last good weights restored."
+    if path and Path(path).exists(): stage.load_state_dict(load_checkpoint(path))
+    good, n_steps = copy.deepcopy(stage.state_dict()), stage.config.n_steps
+    end = min(until or n_steps, n_steps)
+    with tqdm(total=n_steps, initial=stage.done, disable=not progress, desc=type(stage).__name__, mininterval=1) as bar:
+        while stage.done < end:
+            try: row = stage.step()
+            except Exploded as error:
+                stage.load_state_dict(good)
+                return f'stopped: {error}; weights of update {stage.done} restored'
+            if stage.done % 10 == 0: stage.history.append({'step': stage.done, **row})
+            stage.done += 1
+            bar.update()
+            if stage.done % every and stage.done != end: continue
+            good = copy.deepcopy(stage.state_dict())
+            bar.set_postfix({k: f'{v:.3g}' for k, v in row.items()})
+            if path: save_checkpoint(path, good)
+    return 'finished' if stage.done >= n_steps else f'paused at update {stage.done}'
+
+# %% ../nbs/08_two_stage.ipynb #08twostage036
 class StageTwo(Stage):
     "Train the energy against chains in the frozen VAE's noise space (Eq. 7)."
     def __init__(self, model: VAEBM, x: torch.Tensor, config: StageTwoConfig, seed: int = 0):
         super().__init__(model.energy, x, config, seed, (config.beta1, config.beta2))
         self.model, self.kernel = model, make_kernel(config)
-        layout = model.vae.requires_grad_(False).layout
+        layout = model.vae.layout
         self.buffer = ReplayBuffer(config.buffer_size, layout.size, 0 if config.keep_eps_x else layout.size_x)
 
     def negatives(self) -> torch.Tensor:
@@ -157,7 +183,7 @@ class StageTwo(Stage):
         c = self.config
         p = c.replay * min(1., self.done / c.replay_anneal if c.replay_anneal else 1.)
         eps = self.buffer.draw(c.batch_size, p, self.generator)
-        eps = run(self.kernel, self.model.potential, eps, c.chain_steps, self.generator).eps
+        eps = run(self.kernel, self.model, eps, c.chain_steps, self.generator).eps
         self.buffer.push(eps)
         with torch.no_grad(): return self.model.vae.transform(eps)
 
@@ -175,39 +201,29 @@ class StageTwo(Stage):
 
     def load_state_dict(self, state): super().load_state_dict(state); self.buffer.load_state_dict(state['buffer'])
 
-# %% ../nbs/08_two_stage.ipynb #08twostage016
-def fit(stage: Stage,
-        path: Path | str | None = None, # checkpoint to resume from and to write
-        every: int = 250,               # updates between checkpoints
-        progress: bool = True,          # show a progress bar
-        ) -> str:
-    "Train to the configured number of steps, resuming from `path`; returns 'finished' or why it stopped, last good weights in place."
-    if path and Path(path).exists(): stage.load_state_dict(load_checkpoint(path))
-    good = copy.deepcopy(stage.state_dict())
-    bar = tqdm(total=stage.config.n_steps, initial=stage.done, disable=not progress, desc=type(stage).__name__, mininterval=1)
-    while stage.done < stage.config.n_steps:
-        try: row = stage.step()
-        except Exploded as error:
-            stage.load_state_dict(good)
-            return f'stopped: {error}; weights of update {stage.done} restored'
-        if stage.done % 10 == 0: stage.history.append({'step': stage.done, **row})
-        stage.done += 1
-        bar.update()
-        if stage.done % every == 0 or stage.done == stage.config.n_steps:
-            good = copy.deepcopy(stage.state_dict())
-            bar.set_postfix({k: f'{v:.3g}' for k, v in row.items()})
-            if path: save_checkpoint(path, good)
-    bar.close()
-    return 'finished'
-
-# %% ../nbs/08_two_stage.ipynb #08twostage017
+# %% ../nbs/08_two_stage.ipynb #08twostage067
 def checkpoint_folder() -> Path:
     "Where trained weights are: inside an installed package, or `data/checkpoints` beside an editable one."
     package = Path(vaebm.__file__).parent
     inside = package / 'checkpoints'
     return inside if inside.is_dir() else package.parent / 'data' / 'checkpoints'
 
-# %% ../nbs/08_two_stage.ipynb #08twostage018
+# %% ../nbs/08_two_stage.ipynb #08twostage069
+def publish(folder: Path | str,            # run folder of a finished experiment
+            name: str,                     # key for `load_pretrained`
+            target: Path | None = None,    # by default `checkpoint_folder()`
+            ) -> dict:
+    "Copy a run's weights to `target` and enter its record in the manifest there; raises `CheckpointError` if they do not match."
+    folder, target = Path(folder), target or checkpoint_folder()
+    record = json.loads((folder / 'metrics.json').read_text())
+    load_checkpoint(folder / 'weights.safetensors', record['sha256'])
+    write_atomic(target / f'{name}.safetensors', (folder / 'weights.safetensors').read_bytes())
+    file = target / 'manifest.json'
+    manifest = json.loads(file.read_text()) if file.exists() else {}
+    write_json(file, manifest | {name: {'file': f'{name}.safetensors', **record}})
+    return record
+
+# %% ../nbs/08_two_stage.ipynb #08twostage072
 def load_pretrained(name: str = '25_gaussians') -> VAEBM:
     "A trained `VAEBM` that comes with the package; raises `ValueError` for unknown names, `CheckpointError` for a changed file."
     manifest = json.loads((checkpoint_folder() / 'manifest.json').read_text())
