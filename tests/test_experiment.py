@@ -50,7 +50,7 @@ from vaebm.data import gaussian_grid
 from vaebm.runs import configure
 from vaebm.training import Config, StageOne, StageTwo, build, fit
 torch.set_num_threads(1)
-small = {'network': {'width': 32}, 'stage1': {'n_steps': 800}, 'stage2': {'n_steps': 400, 'batch_size': 128, 'buffer_size': 256, 'replay': .9, 'replay_anneal': 100}}
+small = {'network': {'width': 32}, 'stage1': {'n_steps': 300}, 'stage2': {'n_steps': 800, 'batch_size': 128, 'buffer_size': 256, 'replay': .9, 'replay_anneal': 100}}
 config = configure(Config(), small)
 train = gaussian_grid().sample(2000, generator=torch.Generator().manual_seed(0))
 model = build(config)
@@ -86,7 +86,11 @@ def test_killed_training_resumes_bit_for_bit(tmp_path, n_kills):
     whole.mkdir(); killed.mkdir()
     train(whole)
     moments = random.Random(n_kills)
-    kills = sum(train(killed, moments.uniform(0, .3)) for _ in range(n_kills))
+    kills, stages = 0, []
+    for _ in range(n_kills):
+        kills += train(killed, moments.uniform(0, .3))
+        stages.append(2 if (killed / 'stage2.safetensors').exists() else 1)
+    print('stage at each kill:', stages)
     assert kills == n_kills, 'the training ended before all kills were sent: make it longer'
     train(killed)
     for name in ('stage1.safetensors', 'stage2.safetensors'):
