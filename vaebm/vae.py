@@ -15,7 +15,7 @@ from torch.distributions import Normal
 
 from .energy import mlp
 
-# %% ../nbs/03_vae.ipynb #03vae005
+# %% ../nbs/03_vae.ipynb #03vae017
 class Layout:
     "Where each noise group sits in the flat vector eps = (eps_x, eps_z groups, top scale first)."
     def __init__(self, x_shape: Sequence[int],            # shape of one x, and so of eps_x
@@ -36,14 +36,14 @@ class Layout:
         "The flat vector (B, D) again."
         return torch.cat([p.flatten(1) for p in (eps_x, *eps_z)], 1)
 
-# %% ../nbs/03_vae.ipynb #03vae006
+# %% ../nbs/03_vae.ipynb #03vae022
 def normal(parameters: torch.Tensor, # last dimension holds means, then log standard deviations
            ) -> Normal:
     "The Normal with these means and log standard deviations, the latter clamped to [-5, 2]."
     mean, log_std = parameters.chunk(2, -1)
     return Normal(mean, log_std.clamp(-5, 2).exp(), validate_args=False)
 
-# %% ../nbs/03_vae.ipynb #03vae007
+# %% ../nbs/03_vae.ipynb #03vae024
 class MLPVAE(nn.Module):
     "VAE of vectors: p(z) = N(0, I), p(x|z) and q(z|x) Normal with learned scales (VAEBM paper, Sec. 5.4)."
     def __init__(self, dim: int = 2,      # size of x
