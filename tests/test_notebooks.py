@@ -1,9 +1,11 @@
-"""Every notebook runs, the library is what the notebooks export, and notebooks are stored clean."""
+"""Every notebook runs, its exercises can be solved, the library is what the notebooks export, and notebooks are stored clean."""
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -19,11 +21,14 @@ sys.exit(not ok)
 """
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_runs(path):
+def run_notebook(path):
     env = os.environ | {'IN_TEST': '1', 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1'}
     done = subprocess.run([sys.executable, '-c', RUN, str(path)], cwd=path.parent, env=env, timeout=LIMIT_S, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs(path): run_notebook(path)
 
 
 @pytest.fixture(scope='module')
@@ -50,6 +55,28 @@ def test_library_is_what_the_notebooks_export(copy):
 def test_notebooks_are_clean(copy):
     paths = sorted((copy / 'nbs').rglob('*.ipynb'))
     stored = [p.read_text() for p in paths]
-    subprocess.run([sys.executable, '-c', 'import nbdev; nbdev.nbdev_clean()'], cwd=copy, check=True, capture_output=True)
+    subprocess.run([sys.executable, '-c', 'from nbdev.clean import nbdev_clean; nbdev_clean()'], cwd=copy, check=True, capture_output=True)
     dirty = [p.name for p, text in zip(paths, stored) if p.read_text() != text]
     assert not dirty, f'run `make export`: {dirty}'
+
+
+def solve(notebook):
+    "Put each folded solution into the gap it belongs to; return the number of solutions."
+    gap, solutions = None, 0
+    for cell in notebook.cells:
+        if '# your code here' in cell.source or cell.source.startswith('answer = None'): gap = cell
+        if '<summary>Solution</summary>' not in cell.source: continue
+        code = re.search(r'```python\n(.*?)```', cell.source, re.S)[1]
+        gap.source = gap.source + '\n\n' + code if '# your code here' in gap.source else re.sub('^answer = None.*', lambda _: code, gap.source, count=1)
+        gap, solutions = None, solutions + 1
+    return solutions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', [p for p in NOTEBOOKS if p.stem != 'index'], ids=lambda p: p.stem)
+def test_solutions_pass_their_checks(path, copy):
+    solved = copy / path.relative_to(ROOT)
+    notebook = nbformat.read(solved, as_version=4)
+    assert solve(notebook) >= 1
+    nbformat.write(notebook, solved)
+    run_notebook(solved)

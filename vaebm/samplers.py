@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-# %% ../nbs/02_langevin.ipynb #02langevin009
+# %% ../nbs/02_langevin.ipynb #02langevin012
 class State(NamedTuple):
     "Where B chains are."
     eps: torch.Tensor                      # positions, shape (B, D)
@@ -22,18 +22,18 @@ class State(NamedTuple):
     grad: torch.Tensor | None = None       # its gradient, shape (B, D); None after a move that did not need it
     momentum: torch.Tensor | None = None   # only underdamped chains have one, shape (B, D)
 
-# %% ../nbs/02_langevin.ipynb #02langevin010
+# %% ../nbs/02_langevin.ipynb #02langevin013
 class Info(NamedTuple):
     "What one step reports."
     accepted: torch.Tensor # share of accepted proposals per chain, shape (B,)
 
-# %% ../nbs/02_langevin.ipynb #02langevin011
+# %% ../nbs/02_langevin.ipynb #02langevin014
 class Kernel(NamedTuple):
     "A Markov kernel: two pure functions."
     init: Callable # (eps, potential) -> State
     step: Callable # (State, potential, generator) -> (State, Info)
 
-# %% ../nbs/02_langevin.ipynb #02langevin013
+# %% ../nbs/02_langevin.ipynb #02langevin016
 def value_and_grad(potential,           # `potential(eps) -> (B,)`, or an object with its own `value_and_grad`
                    eps: torch.Tensor,   # positions, shape (B, D)
                    ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,28 +45,28 @@ def value_and_grad(potential,           # `potential(eps) -> (B,)`, or an object
         grad, = torch.autograd.grad(value.sum(), eps)
     return value.detach(), grad
 
-# %% ../nbs/02_langevin.ipynb #02langevin016
+# %% ../nbs/02_langevin.ipynb #02langevin019
 def init_with_grad(eps: torch.Tensor, potential) -> State:
     "Start chains at `eps`, with value and gradient of the potential."
     return State(eps.detach(), *value_and_grad(potential, eps))
 
-# %% ../nbs/02_langevin.ipynb #02langevin017
+# %% ../nbs/02_langevin.ipynb #02langevin020
 def with_grad(state: State, potential) -> State:
     "`state` itself, or with the gradient filled in if the last move left it out."
     return init_with_grad(state.eps, potential) if state.grad is None else state
 
-# %% ../nbs/02_langevin.ipynb #02langevin019
+# %% ../nbs/02_langevin.ipynb #02langevin023
 def check_step_size(step_size: float) -> float:
     "Return `step_size`, or raise a `ValueError` unless it is positive and finite."
     if not 0 < step_size < math.inf: raise ValueError(f'step_size must be > 0 and finite, got {step_size}')
     return step_size
 
-# %% ../nbs/02_langevin.ipynb #02langevin020
+# %% ../nbs/02_langevin.ipynb #02langevin024
 def normal_like(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
     "Standard normal noise in the shape of `x`."
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
 
-# %% ../nbs/02_langevin.ipynb #02langevin021
+# %% ../nbs/02_langevin.ipynb #02langevin025
 def metropolis(old: State, new: State,
                log_ratio: torch.Tensor,               # log acceptance ratio, shape (B,)
                generator: torch.Generator | None) -> tuple[State, Info]:
@@ -76,14 +76,14 @@ def metropolis(old: State, new: State,
     pick = lambda a, b: None if a is None or b is None else torch.where(ok.view(-1, *[1] * (a.ndim - 1)), a, b)
     return State(*map(pick, new, old)), Info(ok.to(log_ratio.dtype))
 
-# %% ../nbs/02_langevin.ipynb #02langevin023
+# %% ../nbs/02_langevin.ipynb #02langevin029
 def run(kernel: Kernel, potential,
         eps: torch.Tensor,                 # starting points, shape (B, D)
         n_steps: int,
         generator: torch.Generator | None = None,
         callback: Callable | None = None,  # called after every step with {'step', 'state', 'info'}
         ) -> State:
-    "Run B chains for `n_steps` and return their last state."
+    "Run B chains for `n_steps` and return their last state; raises `ValueError` unless `eps` is (B, D)."
     if eps.ndim != 2: raise ValueError(f'eps must have shape (B, D), got {tuple(eps.shape)}')
     state = kernel.init(eps, potential)
     for i in range(n_steps):
@@ -91,7 +91,7 @@ def run(kernel: Kernel, potential,
         if callback: callback({'step': i, 'state': state, 'info': info})
     return state
 
-# %% ../nbs/02_langevin.ipynb #02langevin025
+# %% ../nbs/02_langevin.ipynb #02langevin031
 def _gaussian_move(mean: Callable, # (eps, grad) -> centre of the proposal, shape (B, D)
                    std: float,     # its standard deviation
                    adjust: bool,   # correct by Metropolis-Hastings?
@@ -107,19 +107,19 @@ def _gaussian_move(mean: Callable, # (eps, grad) -> centre of the proposal, shap
         return metropolis(state, new, state.potential - new.potential + log_q, generator)
     return Kernel(init_with_grad, step)
 
-# %% ../nbs/02_langevin.ipynb #02langevin027
+# %% ../nbs/02_langevin.ipynb #02langevin033
 def langevin(step_size: float) -> Kernel: # eta in Eq. 2
     "Unadjusted Langevin dynamics, eps' = eps - eta/2 grad U + sqrt(eta) xi (Eq. 2); biased at finite eta."
     eta = check_step_size(step_size)
     return _gaussian_move(lambda eps, g: eps - eta / 2 * g, math.sqrt(eta), adjust=False)
 
-# %% ../nbs/02_langevin.ipynb #02langevin033
+# %% ../nbs/02_langevin.ipynb #02langevin039
 def mala(step_size: float) -> Kernel: # eta in Eq. 2
     "Langevin dynamics with Metropolis-Hastings correction: exact at any step size (Roberts & Tweedie 1996)."
     eta = check_step_size(step_size)
     return _gaussian_move(lambda eps, g: eps - eta / 2 * g, math.sqrt(eta), adjust=True)
 
-# %% ../nbs/02_langevin.ipynb #02langevin037
+# %% ../nbs/02_langevin.ipynb #02langevin043
 def pcn_langevin(step_size: float,     # eta: the same stride as Langevin's to first order
                  adjust: bool = False, # correct by Metropolis-Hastings?
                  ) -> Kernel:
@@ -127,7 +127,7 @@ def pcn_langevin(step_size: float,     # eta: the same stride as Langevin's to f
     a = math.exp(-check_step_size(step_size) / 2)
     return _gaussian_move(lambda eps, g: eps - (1 - a) * g, math.sqrt(1 - a ** 2), adjust)
 
-# %% ../nbs/02_langevin.ipynb #02langevin046
+# %% ../nbs/02_langevin.ipynb #02langevin054
 def underdamped(step_size: float,      # h, a time: compare with sqrt(eta)
                 friction: float = 1.0, # gamma: decay rate of the momentum
                 ) -> Kernel:
@@ -143,7 +143,7 @@ def underdamped(step_size: float,      # h, a time: compare with sqrt(eta)
         return new._replace(momentum=p - h / 2 * new.grad), Info(torch.ones_like(new.potential))
     return Kernel(init, step)
 
-# %% ../nbs/02_langevin.ipynb #02langevin047
+# %% ../nbs/02_langevin.ipynb #02langevin058
 def hmc(step_size: float,    # h of the leapfrog integrator
         n_leapfrog: int = 5, # gradients per step
         ) -> Kernel:
@@ -160,7 +160,7 @@ def hmc(step_size: float,    # h of the leapfrog integrator
         return metropolis(state, new, state.potential - new.potential + kinetic, generator)
     return Kernel(init_with_grad, step)
 
-# %% ../nbs/02_langevin.ipynb #02langevin049
+# %% ../nbs/02_langevin.ipynb #02langevin062
 def independence(n_proposals: int = 1) -> Kernel: # Metropolis steps taken per call, proposals evaluated in one batch
     "Propose a fresh eps' ~ N(0, I), accept with min(1, exp(E - E')), E = U - |eps|^2/2: global moves, no gradient."
     def init(eps, potential):
@@ -177,7 +177,7 @@ def independence(n_proposals: int = 1) -> Kernel: # Metropolis steps taken per c
         return state, Info(accepted)
     return Kernel(init, step)
 
-# %% ../nbs/02_langevin.ipynb #02langevin061
+# %% ../nbs/02_langevin.ipynb #02langevin075
 def split_rhat(x: torch.Tensor) -> torch.Tensor: # draws, shape (chains, draws, ...)
     "Split-R-hat of Gelman et al. (2013), plain (no ranks), shape (...): values above 1.01 mean that chains disagree."
     half = x.shape[1] // 2
@@ -185,7 +185,7 @@ def split_rhat(x: torch.Tensor) -> torch.Tensor: # draws, shape (chains, draws, 
     within, between = x.var(1).mean(0), half * x.mean(1).var(0)
     return ((half - 1) / half + between / within / half).sqrt()
 
-# %% ../nbs/02_langevin.ipynb #02langevin063
+# %% ../nbs/02_langevin.ipynb #02langevin077
 def autocovariance(x: torch.Tensor) -> torch.Tensor: # draws, shape (chains, draws, ...)
     "Biased autocovariance of each chain along its draws, by FFT, same shape."
     n = x.shape[1]
@@ -193,7 +193,7 @@ def autocovariance(x: torch.Tensor) -> torch.Tensor: # draws, shape (chains, dra
     power = torch.fft.rfft(x, 2 * n, dim=1).abs().square()
     return torch.fft.irfft(power, 2 * n, dim=1)[:, :n] / n
 
-# %% ../nbs/02_langevin.ipynb #02langevin064
+# %% ../nbs/02_langevin.ipynb #02langevin078
 def ess(x: torch.Tensor) -> torch.Tensor: # draws, shape (chains, draws, ...)
     "Effective sample size of the mean over split chains (Geyer 1992; Vehtari et al. 2021), plain (no ranks), shape (...)."
     half = x.shape[1] // 2
@@ -206,7 +206,7 @@ def ess(x: torch.Tensor) -> torch.Tensor: # draws, shape (chains, draws, ...)
     rho[0] = 1
     return m * n / _integrated_time(rho.reshape(n, -1).T, m * n).view(x.shape[2:])
 
-# %% ../nbs/02_langevin.ipynb #02langevin065
+# %% ../nbs/02_langevin.ipynb #02langevin079
 def _integrated_time(rho: torch.Tensor, # autocorrelations, shape (quantities, lags)
                      total: int,        # draws in all chains
                      ) -> torch.Tensor:
@@ -219,7 +219,7 @@ def _integrated_time(rho: torch.Tensor, # autocorrelations, shape (quantities, l
     tau = 2 * kept.sum(1) - 1 + rho.gather(1, 2 * cut).squeeze(1).clamp(min=0)
     return tau.clamp(min=1 / math.log10(total))
 
-# %% ../nbs/02_langevin.ipynb #02langevin076
+# %% ../nbs/02_langevin.ipynb #02langevin093
 class ReplayBuffer:
     "Past chain ends to start new chains from; the first `fresh` coordinates (eps_x) are always drawn anew (App. E)."
     def __init__(self, capacity: int, # rows kept, the oldest is overwritten first
@@ -242,7 +242,8 @@ class ReplayBuffer:
     def push(self, eps: torch.Tensor) -> None: # chain ends, shape (n, dim)
         "Store chain ends, overwriting the oldest rows."
         rows = (torch.arange(len(eps)) + self.pushed) % len(self.noise)
-        self.noise[rows] = eps[:, self.fresh:]
+        keep = slice(-len(self.noise), None)  # of more rows than there are places only the last ones stay
+        self.noise[rows[keep]] = eps[keep, self.fresh:]
         self.pushed += len(eps)
 
     def state_dict(self) -> dict: return {'noise': self.noise, 'pushed': self.pushed}

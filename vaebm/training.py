@@ -201,14 +201,14 @@ class StageTwo(Stage):
 
     def load_state_dict(self, state): super().load_state_dict(state); self.buffer.load_state_dict(state['buffer'])
 
-# %% ../nbs/08_two_stage.ipynb #08twostage067
+# %% ../nbs/08_two_stage.ipynb #08twostage069
 def checkpoint_folder() -> Path:
     "Where trained weights are: inside an installed package, or `data/checkpoints` beside an editable one."
     package = Path(vaebm.__file__).parent
     inside = package / 'checkpoints'
     return inside if inside.is_dir() else package.parent / 'data' / 'checkpoints'
 
-# %% ../nbs/08_two_stage.ipynb #08twostage069
+# %% ../nbs/08_two_stage.ipynb #08twostage071
 def publish(folder: Path | str,            # run folder of a finished experiment
             name: str,                     # key for `load_pretrained`
             target: Path | None = None,    # by default `checkpoint_folder()`
@@ -223,7 +223,7 @@ def publish(folder: Path | str,            # run folder of a finished experiment
     write_json(file, manifest | {name: {'file': f'{name}.safetensors', **record}})
     return record
 
-# %% ../nbs/08_two_stage.ipynb #08twostage072
+# %% ../nbs/08_two_stage.ipynb #08twostage074
 def load_pretrained(name: str = '25_gaussians') -> VAEBM:
     "A trained `VAEBM` that comes with the package; raises `ValueError` for unknown names, `CheckpointError` for a changed file."
     manifest = json.loads((checkpoint_folder() / 'manifest.json').read_text())
