@@ -158,7 +158,7 @@ def execute(notebook: Path | str,       # a notebook with a cell tagged `paramet
     for name in values.keys() - known.keys():
         raise ValueError(f'unknown parameter {name!r} of {Path(notebook).name}; allowed: {", ".join(known)}')
     papermill.execute_notebook(str(notebook), str(out), values, kernel_name='python3', cwd=str(Path(notebook).parent),
-                               progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr)
+                               progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr, coalesce_streams=True)
 
 # %% ../nbs/runs.ipynb #runs045
 def main(argv: list[str] | None = None) -> None:
