@@ -67,7 +67,7 @@ def solve(notebook):
         if '# your code here' in cell.source or cell.source.startswith('answer = None'): gap = cell
         if '<summary>Solution</summary>' not in cell.source: continue
         code = re.search(r'```python\n(.*?)```', cell.source, re.S)[1]
-        gap.source = gap.source + '\n\n' + code if '# your code here' in gap.source else re.sub('^answer = None.*', lambda _: code, gap.source, count=1)
+        gap.source = gap.source + '\n\n' + code if '# your code here' in gap.source else re.sub('^answer = None.*', code.replace('\\', r'\\'), gap.source, count=1)
         gap, solutions = None, solutions + 1
     return solutions
 
