@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vaebm
-from vaebm import training
+from vaebm import runs
 from vaebm.data import coverage, gaussian_grid
 from vaebm.likelihood import mean_log_likelihood
 from vaebm.runs import CheckpointError, message
@@ -23,7 +23,7 @@ MANIFEST = json.loads((ROOT / 'data' / 'checkpoints' / 'manifest.json').read_tex
 def checkpoints(tmp_path, monkeypatch):
     "A private copy of the weights that tests may damage."
     shutil.copytree(ROOT / 'data' / 'checkpoints', tmp_path / 'checkpoints')
-    monkeypatch.setattr(training, 'checkpoint_folder', lambda: tmp_path / 'checkpoints')
+    monkeypatch.setattr(runs, 'checkpoint_folder', lambda: tmp_path / 'checkpoints')
     return tmp_path / 'checkpoints'
 
 

@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['configure', 'message', 'parameters', 'write_atomic', 'write_json', 'save_checkpoint', 'CheckpointError',
-           'load_checkpoint', 'run_folder', 'environment', 'execute', 'main']
+           'load_checkpoint', 'run_folder', 'environment', 'checkpoint_folder', 'publish', 'read_weights',
+           'read_published', 'execute', 'main']
 
 # %% ../nbs/runs.ipynb #runs003
+import argparse
 import hashlib
 import json
 import os
+import pickle
 import platform
 import sys
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -18,6 +21,8 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
+
+import vaebm
 
 # %% ../nbs/runs.ipynb #runs005
 def configure(config,        # a dataclass instance with the defaults
@@ -148,6 +153,48 @@ def environment() -> dict:
     return {'python': platform.python_version(), 'torch': torch.__version__, 'threads': torch.get_num_threads(), 'machine': f'{platform.machine()}, {os.cpu_count()} cores', 'device': device}
 
 # %% ../nbs/runs.ipynb #runs042
+def checkpoint_folder() -> Path:
+    "Where trained weights are: inside an installed package, or `data/checkpoints` beside an editable one."
+    package = Path(vaebm.__file__).parent
+    inside = package / 'checkpoints'
+    return inside if inside.is_dir() else package.parent / 'data' / 'checkpoints'
+
+# %% ../nbs/runs.ipynb #runs044
+def publish(folder: Path | str,            # run folder of a finished experiment
+            name: str,                     # key for `load_pretrained`
+            target: Path | None = None,    # by default `checkpoint_folder()`
+            ) -> dict:
+    "Copy a run's weights to `target` and enter its record in the manifest there; raises `CheckpointError` if they do not match."
+    folder, target = Path(folder), target or checkpoint_folder()
+    record = json.loads((folder / 'metrics.json').read_text())
+    load_checkpoint(folder / 'weights.safetensors', record['sha256'])
+    write_atomic(target / f'{name}.safetensors', (folder / 'weights.safetensors').read_bytes())
+    file = target / 'manifest.json'
+    manifest = json.loads(file.read_text()) if file.exists() else {}
+    write_json(file, manifest | {name: {'file': f'{name}.safetensors', **record}})
+    return record
+
+# %% ../nbs/runs.ipynb #runs046
+def read_weights(name: str) -> tuple[dict, dict]: # a key of the manifest
+    "Manifest entry and state of published weights; raises `ValueError` for unknown names, `CheckpointError` for a changed file."
+    manifest = json.loads((checkpoint_folder() / 'manifest.json').read_text())
+    if name not in manifest: raise ValueError(f'name must be one of {", ".join(manifest)}, got {name!r}')
+    entry = manifest[name]
+    return entry, load_checkpoint(checkpoint_folder() / entry['file'], entry['sha256'])
+
+# %% ../nbs/runs.ipynb #runs049
+def read_published(source: Path | str | dict, # a file that `torch.save` wrote, or its content
+                   ) -> tuple[dict, dict]:
+    "The `state_dict` and `args` of a published checkpoint, `args` as a dict; raises `CheckpointError` for anything that is not plainly that."
+    if not isinstance(source, dict):
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            try: source = torch.load(source, map_location='cpu', weights_only=True)
+            except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e: raise CheckpointError(f'{source} is not a checkpoint that can be read safely: {e}') from e
+    if not isinstance(source, dict) or 'state_dict' not in source: raise CheckpointError('a published checkpoint is a dict with a state_dict')
+    args = source.get('args', {})
+    return source['state_dict'], dict(args if isinstance(args, dict) else vars(args))
+
+# %% ../nbs/runs.ipynb #runs054
 def execute(notebook: Path | str,       # a notebook with a cell tagged `parameters`
             values: dict,               # its parameters
             out: Path | str,            # the executed notebook
@@ -160,7 +207,7 @@ def execute(notebook: Path | str,       # a notebook with a cell tagged `paramet
     papermill.execute_notebook(str(notebook), str(out), values, kernel_name='python3', cwd=str(Path(notebook).parent),
                                progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr, coalesce_streams=True)
 
-# %% ../nbs/runs.ipynb #runs045
+# %% ../nbs/runs.ipynb #runs057
 def main(argv: list[str] | None = None) -> None:
     "Command line: vaebm-run NOTEBOOK [name=value ...]; values are JSON, anything else is a string."
     notebook, *pairs = argv or sys.argv[1:] or sys.exit(main.__doc__)

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['StageOneConfig', 'StageTwoConfig', 'NetworkConfig', 'Config', 'make_kernel', 'build', 'cosine_lr', 'Stage',
-           'StageOne', 'Exploded', 'fit', 'StageTwo', 'checkpoint_folder', 'publish', 'load_pretrained']
+           'StageOne', 'Exploded', 'fit', 'StageTwo', 'load_pretrained']
 
 # %% ../nbs/08_two_stage.ipynb #08twostage003
 import copy
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import vaebm
 from . import samplers
 from .data import check_data
 from .energy import MLPEnergy, clip_by_second_moment, ebm_loss
 from .model import VAEBM
-from .runs import configure, load_checkpoint, save_checkpoint, write_atomic, write_json
+from .nvae import NVAE, NVAEConfig
+from .runs import configure, load_checkpoint, read_weights, save_checkpoint
 from .samplers import Kernel, ReplayBuffer, run
 from .vae import MLPVAE
 
@@ -201,34 +200,11 @@ class StageTwo(Stage):
 
     def load_state_dict(self, state): super().load_state_dict(state); self.buffer.load_state_dict(state['buffer'])
 
-# %% ../nbs/08_two_stage.ipynb #08twostage069
-def checkpoint_folder() -> Path:
-    "Where trained weights are: inside an installed package, or `data/checkpoints` beside an editable one."
-    package = Path(vaebm.__file__).parent
-    inside = package / 'checkpoints'
-    return inside if inside.is_dir() else package.parent / 'data' / 'checkpoints'
-
 # %% ../nbs/08_two_stage.ipynb #08twostage071
-def publish(folder: Path | str,            # run folder of a finished experiment
-            name: str,                     # key for `load_pretrained`
-            target: Path | None = None,    # by default `checkpoint_folder()`
-            ) -> dict:
-    "Copy a run's weights to `target` and enter its record in the manifest there; raises `CheckpointError` if they do not match."
-    folder, target = Path(folder), target or checkpoint_folder()
-    record = json.loads((folder / 'metrics.json').read_text())
-    load_checkpoint(folder / 'weights.safetensors', record['sha256'])
-    write_atomic(target / f'{name}.safetensors', (folder / 'weights.safetensors').read_bytes())
-    file = target / 'manifest.json'
-    manifest = json.loads(file.read_text()) if file.exists() else {}
-    write_json(file, manifest | {name: {'file': f'{name}.safetensors', **record}})
-    return record
-
-# %% ../nbs/08_two_stage.ipynb #08twostage074
-def load_pretrained(name: str = '25_gaussians') -> VAEBM:
-    "A trained `VAEBM` that comes with the package; raises `ValueError` for unknown names, `CheckpointError` for a changed file."
-    manifest = json.loads((checkpoint_folder() / 'manifest.json').read_text())
-    if name not in manifest: raise ValueError(f'name must be one of {", ".join(manifest)}, got {name!r}')
-    entry = manifest[name]
-    model = build(configure(Config(), entry['config']))
-    model.load_state_dict(load_checkpoint(checkpoint_folder() / entry['file'], entry['sha256']))
-    return model.requires_grad_(False)
+def load_pretrained(name: str = '25_gaussians') -> torch.nn.Module:
+    "A trained model that comes with the package, a `VAEBM` or an `NVAE`; raises `ValueError` for unknown names, `CheckpointError` for a changed file."
+    entry, state = read_weights(name)
+    nvae = entry.get('model') == 'nvae'
+    model = NVAE(configure(NVAEConfig(), entry['config'])) if nvae else build(configure(Config(), entry['config']))
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False)

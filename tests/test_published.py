@@ -1,0 +1,73 @@
+"""Published checkpoints: configurations beyond the fixtures, files instead of dicts, and what must be refused."""
+import argparse
+
+import pytest
+import torch
+from torch import nn
+
+from vaebm.layers import WNConv2d
+from vaebm.nvae import NVAE, published_config, published_names
+from vaebm.runs import CheckpointError, message
+
+ARGS = {'dataset': 'cifar10', 'use_se': True, 'res_dist': True, 'num_latent_scales': 1, 'num_groups_per_scale': 2, 'num_latent_per_group': 2, 'ada_groups': False, 'min_groups_per_scale': 1,
+        'num_channels_enc': 8, 'num_channels_dec': 8, 'num_preprocess_blocks': 1, 'num_preprocess_cells': 2, 'num_postprocess_blocks': 1, 'num_postprocess_cells': 2,
+        'num_cell_per_cond_enc': 1, 'num_cell_per_cond_dec': 1, 'num_mixture_dec': 1, 'num_nf': 0, 'arch_instance': 'res_mbconv'}
+VARIANTS = {'no flow': {}, 'one flow': {'num_nf': 1}, 'two flows': {'num_nf': 2}, 'one group': {'num_groups_per_scale': 1}, 'no squeeze': {'use_se': False}, 'not residual': {'res_dist': False},
+            'three blocks': {'num_preprocess_blocks': 3, 'num_postprocess_blocks': 3}, 'one cell, three cells': {'num_preprocess_cells': 1, 'num_postprocess_cells': 3},
+            'wide encoder': {'num_channels_enc': 12}, 'two scales': {'num_latent_scales': 2}, 'five scales': {'num_latent_scales': 5, 'dataset': 'celeba_64', 'num_groups_per_scale': 1},
+            'adaptive': {'num_latent_scales': 3, 'num_groups_per_scale': 4, 'ada_groups': True}, 'adaptive, at least two': {'num_latent_scales': 3, 'num_groups_per_scale': 4, 'ada_groups': True, 'min_groups_per_scale': 2}}
+PAPER = {'CIFAR-10': ({'num_groups_per_scale': 30, 'num_nf': 1, 'num_channels_enc': 128, 'num_channels_dec': 128}, 3838, 180),
+         'CelebA 64': ({'dataset': 'celeba_64', 'num_latent_scales': 3, 'num_groups_per_scale': 5, 'num_nf': 1, 'num_channels_enc': 48, 'num_channels_dec': 48}, 2076, 96),
+         'CelebA-HQ 256': ({'dataset': 'celeba_256', 'num_latent_scales': 5, 'num_groups_per_scale': 4, 'num_nf': 2, 'num_channels_enc': 32, 'num_channels_dec': 32}, 3114, 132)}
+
+
+def published_state(model):
+    "The state of `model` under the published names, second copies of plain convolutions' weights included."
+    ours, state = model.state_dict(), {}
+    for theirs, name in published_names(model).items():
+        if name in ours: state[theirs] = ours[name]; continue
+        module = model.get_submodule(name)
+        for leaf in [k for k in module.state_dict() if '.' not in k]: state[f'{theirs}.{leaf.replace("log_norm", "log_weight_norm")}'] = ours[f'{name}.{leaf}']
+        if isinstance(module, nn.Conv2d) and not isinstance(module, WNConv2d): state[f'{theirs}.weight_normalized'] = module.weight
+    return state
+
+
+@pytest.mark.parametrize('name', PAPER)
+def test_state_has_as_many_entries_as_the_released_one(name):
+    changes, entries, copies = PAPER[name]
+    args = ARGS | {'num_latent_per_group': 20, 'num_cell_per_cond_enc': 2, 'num_cell_per_cond_dec': 2} | changes
+    with torch.device('meta'): state = published_state(NVAE(published_config(args)))
+    assert len(state) == entries and sum(k.endswith('weight_normalized') for k in state) == copies
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+@torch.no_grad()
+def test_checkpoint_file_round_trip(name, tmp_path):
+    args = ARGS | VARIANTS[name]
+    torch.manual_seed(0)
+    model = NVAE(published_config(args)).eval()
+    torch.save({'epoch': 7, 'state_dict': published_state(model), 'args': argparse.Namespace(**args, batch_size=8)}, tmp_path / 'checkpoint.pt')
+    read = NVAE.from_official(tmp_path / 'checkpoint.pt')
+    x = torch.rand(2, 3, model.config.image_size, model.config.image_size)
+    eps = model.infer(x, torch.Generator().manual_seed(1))
+    assert torch.equal(read.transform(eps), model.transform(eps)) and torch.allclose(read.transform(eps), x, atol=1e-5)
+    assert torch.equal(read.elbo(x, generator=torch.Generator().manual_seed(2)), model.elbo(x, generator=torch.Generator().manual_seed(2)))
+    assert len(model.groups) == len(published_config(args).scale_of_groups())
+
+
+def test_older_checkpoints_lack_two_arguments():
+    old = {k: v for k, v in ARGS.items() if k not in ('ada_groups', 'min_groups_per_scale')}
+    assert published_config(old) == published_config(ARGS)
+
+
+def test_damaged_or_foreign_states_are_refused(tmp_path):
+    state = published_state(NVAE(published_config(ARGS)))
+    refuse = lambda state, **changes: message(CheckpointError, NVAE.from_official, {'state_dict': state, 'args': ARGS | changes})
+    assert "lacks 'stem.bias'" in refuse({k: v for k, v in state.items() if k != 'stem.bias'})
+    assert "unexpected 'stem.extra'" in refuse(state | {'stem.extra': state['stem.bias']})
+    assert 'does not fit' in refuse(state | {'stem.bias': torch.zeros(9)})
+    assert 'num_mixture_dec must be 1' in refuse(state, num_mixture_dec=10)
+    torch.save({'state_dict': state, 'args': ARGS}, tmp_path / 'whole.pt')
+    (tmp_path / 'short.pt').write_bytes((tmp_path / 'whole.pt').read_bytes()[:-1000])
+    assert 'is not a checkpoint that can be read safely' in message(CheckpointError, NVAE.from_official, tmp_path / 'short.pt')
+    assert 'is not a checkpoint' in message(CheckpointError, NVAE.from_official, tmp_path / 'absent.pt')
