@@ -5,16 +5,19 @@ import pytest
 import torch
 from torch import nn
 
-from vaebm.layers import WNConv2d
+from vaebm.energy import EnergyResNet
+from vaebm.layers import WNConv2d, data_dependent_init
+from vaebm.model import VAEBM
 from vaebm.nvae import NVAE, published_config, published_names
 from vaebm.runs import CheckpointError, message
+from vaebm.samplers import langevin
 
 ARGS = {'dataset': 'cifar10', 'use_se': True, 'res_dist': True, 'num_latent_scales': 1, 'num_groups_per_scale': 2, 'num_latent_per_group': 2, 'ada_groups': False, 'min_groups_per_scale': 1,
         'num_channels_enc': 8, 'num_channels_dec': 8, 'num_preprocess_blocks': 1, 'num_preprocess_cells': 2, 'num_postprocess_blocks': 1, 'num_postprocess_cells': 2,
         'num_cell_per_cond_enc': 1, 'num_cell_per_cond_dec': 1, 'num_mixture_dec': 1, 'num_nf': 0, 'arch_instance': 'res_mbconv'}
 VARIANTS = {'no flow': {}, 'one flow': {'num_nf': 1}, 'two flows': {'num_nf': 2}, 'one group': {'num_groups_per_scale': 1}, 'no squeeze': {'use_se': False}, 'not residual': {'res_dist': False},
             'three blocks': {'num_preprocess_blocks': 3, 'num_postprocess_blocks': 3}, 'one cell, three cells': {'num_preprocess_cells': 1, 'num_postprocess_cells': 3},
-            'wide encoder': {'num_channels_enc': 12}, 'two scales': {'num_latent_scales': 2}, 'five scales': {'num_latent_scales': 5, 'dataset': 'celeba_64', 'num_groups_per_scale': 1},
+            'wide encoder': {'num_channels_enc': 12}, 'two scales': {'num_latent_scales': 2}, 'four scales': {'num_latent_scales': 4, 'dataset': 'celeba_64', 'num_groups_per_scale': 1}, 'five scales': {'num_latent_scales': 5, 'dataset': 'celeba_64', 'num_groups_per_scale': 1},
             'adaptive': {'num_latent_scales': 3, 'num_groups_per_scale': 4, 'ada_groups': True}, 'adaptive, at least two': {'num_latent_scales': 3, 'num_groups_per_scale': 4, 'ada_groups': True, 'min_groups_per_scale': 2}}
 PAPER = {'CIFAR-10': ({'num_groups_per_scale': 30, 'num_nf': 1, 'num_channels_enc': 128, 'num_channels_dec': 128}, 3838, 180),
          'CelebA 64': ({'dataset': 'celeba_64', 'num_latent_scales': 3, 'num_groups_per_scale': 5, 'num_nf': 1, 'num_channels_enc': 48, 'num_channels_dec': 48}, 2076, 96),
@@ -38,6 +41,24 @@ def test_state_has_as_many_entries_as_the_released_one(name):
     args = ARGS | {'num_latent_per_group': 20, 'num_cell_per_cond_enc': 2, 'num_cell_per_cond_dec': 2} | changes
     with torch.device('meta'): state = published_state(NVAE(published_config(args)))
     assert len(state) == entries and sum(k.endswith('weight_normalized') for k in state) == copies
+
+
+# parameters of: top, stem, pre, encoder with its combiners, neck, posterior heads, prior heads, flows, decoder, post, head
+PARTS = {'CIFAR-10': [65_536, 3_712, 1_226_392, 73_324_992, 66_048, 2_767_200, 299_280, 1_636_800, 50_881_952, 465_168, 6_924],
+         'CelebA 64': [24_576, 1_392, 173_434, 38_574_792, 148_224, 1_210_800, 120_160, 818_400, 23_857_158, 73_832, 2_604],
+         'CelebA-HQ 256': [65_536, 928, 77_480, 226_913_112, 1_050_624, 2_858_560, 278_000, 2_182_400, 131_907_740, 35_912, 1_740]}
+SIZES = {'CIFAR-10': [16] * 30, 'CelebA 64': [8] * 5 + [16] * 5 + [32] * 5, 'CelebA-HQ 256': [8] * 4 + [16] * 4 + [32] * 4 + [64] * 4 + [128] * 4}
+
+
+@pytest.mark.parametrize('name', PAPER)
+def test_parts_have_as_many_parameters_as_the_released_ones(name):
+    args = ARGS | {'num_latent_per_group': 20, 'num_cell_per_cond_enc': 2, 'num_cell_per_cond_dec': 2} | PAPER[name][0]
+    with torch.device('meta'): m = NVAE(published_config(args))
+    count = lambda *modules: sum(p.numel() for part in modules if part is not None for p in part.parameters())
+    each = lambda *names: [getattr(g, n) for g in m.groups for n in names]
+    assert [m.top.numel(), count(m.stem), count(m.pre), count(m.encoder, *each('merge')), count(m.neck), count(*each('posterior_head')), count(*each('prior_head')),
+            count(*each('flows')), count(*each('cells', 'combine')), count(m.post), count(m.head)] == PARTS[name]
+    assert m.layout.shapes == [(3, m.config.image_size, m.config.image_size)] + [(20, n, n) for n in SIZES[name]]
 
 
 @pytest.mark.parametrize('name', VARIANTS)
@@ -71,3 +92,19 @@ def test_damaged_or_foreign_states_are_refused(tmp_path):
     (tmp_path / 'short.pt').write_bytes((tmp_path / 'whole.pt').read_bytes()[:-1000])
     assert 'is not a checkpoint that can be read safely' in message(CheckpointError, NVAE.from_official, tmp_path / 'short.pt')
     assert 'is not a checkpoint' in message(CheckpointError, NVAE.from_official, tmp_path / 'absent.pt')
+
+
+def test_product_of_nvae_and_energy():
+    torch.manual_seed(0)
+    vae = NVAE(published_config(ARGS)).eval().double()
+    net = EnergyResNet(width=8).double()
+    data_dependent_init(net, torch.rand(8, 3, 32, 32, dtype=torch.float64))
+    model = VAEBM(vae, net, langevin(1e-4), n_steps=3)
+    eps = torch.randn(2, vae.layout.size, dtype=torch.float64)
+    value, grad = model.value_and_grad(eps)
+    direction = torch.randn_like(eps)
+    with torch.no_grad(): numeric = (model.potential(eps + 1e-5 * direction) - model.potential(eps - 1e-5 * direction)) / 2e-5
+    assert torch.allclose((grad * direction).sum(1), numeric, rtol=1e-4)
+    assert torch.allclose(value, net(vae.transform(eps)) + .5 * eps.square().sum(1))
+    x = VAEBM(vae.float(), net.float(), langevin(1e-4), n_steps=3).sample(2, torch.Generator().manual_seed(1))
+    assert x.shape == (2, 3, 32, 32) and x.isfinite().all() and model.log_h(x, 2).shape == (2,)
