@@ -91,12 +91,12 @@ class UpSkip(WNConv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.interpolate(super().forward(x), scale_factor=2, mode='bilinear', align_corners=True)
 
-# %% ../nbs/04_layers.ipynb #04layers033
+# %% ../nbs/04_layers.ipynb #04layers034
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     "Batch norm as in NVAE: eps 1e-5, momentum 0.05."
     return nn.BatchNorm2d(channels, eps=1e-5, momentum=.05)
 
-# %% ../nbs/04_layers.ipynb #04layers035
+# %% ../nbs/04_layers.ipynb #04layers036
 class EncoderCell(nn.Module):
     "Residual cell of the encoder: twice (batch norm, Swish, 3x3 convolution), squeeze-and-excitation, a tenth added to the skip."
     def __init__(self, c_in: int, c_out: int | None = None, # output channels, by default `c_in`
@@ -114,7 +114,7 @@ class EncoderCell(nn.Module):
         h = self.conv2(F.silu(self.norm2(h)))
         return self.skip(x) + .1 * self.se(h)
 
-# %% ../nbs/04_layers.ipynb #04layers038
+# %% ../nbs/04_layers.ipynb #04layers039
 class DecoderCell(nn.Module):
     "Residual cell of the decoder: mobile inverted residual with a depthwise 5x5 convolution, a tenth added to the skip."
     def __init__(self, c_in: int, c_out: int | None = None, # output channels, by default `c_in`
@@ -136,13 +136,13 @@ class DecoderCell(nn.Module):
         h = F.silu(self.norm3(self.depthwise(h)))
         return self.skip(x) + .1 * self.se(self.norm4(self.project(h)))
 
-# %% ../nbs/04_layers.ipynb #04layers048
+# %% ../nbs/04_layers.ipynb #04layers049
 def conv_matrices(module: nn.Module) -> list[torch.Tensor]:
     "The weight of every convolution in `module` as it is applied, each a matrix (out, in * k * k)."
     convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     return [(m.effective_weight() if isinstance(m, WNConv2d) else m.weight).flatten(1) for m in convs]
 
-# %% ../nbs/04_layers.ipynb #04layers050
+# %% ../nbs/04_layers.ipynb #04layers051
 class SpectralSum:
     "Sum of the largest singular values of all convolutions of `module`, by power iteration with vectors kept between calls (App. E)."
     def __init__(self, module: nn.Module,
@@ -171,12 +171,12 @@ class SpectralSum:
             u = F.normalize(w @ v, dim=1, eps=1e-3)
         return u, v
 
-# %% ../nbs/04_layers.ipynb #04layers056
+# %% ../nbs/04_layers.ipynb #04layers057
 def batch_norm_penalty(module: nn.Module) -> torch.Tensor:
     "Sum over all batch norms of the largest absolute scale (Vahdat & Kautz 2020)."
     return sum(m.weight.abs().max() for m in module.modules() if isinstance(m, nn.BatchNorm2d))
 
-# %% ../nbs/04_layers.ipynb #04layers059
+# %% ../nbs/04_layers.ipynb #04layers060
 def load_published(model: nn.Module,
                    state: dict,             # published names to tensors
                    names: dict,             # published module name to ours

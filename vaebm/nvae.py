@@ -303,6 +303,13 @@ class NVAE(nn.Module):
         p = self.decode(eps_z)
         return (p.loc + p.scale * eps_x + 1) / 2
 
+    @torch.no_grad()
+    def sample(self, n: int, # number of images
+               generator: torch.Generator | None = None, temperature: float = 1.0) -> torch.Tensor:
+        "Images of the VAE alone, shape (n, 3, H, W): the means of p(x|z), on the [0, 1] scale."
+        eps = torch.randn(n, self.layout.size, generator=generator, device=generator.device if generator else None).to(self.top)
+        return (self.decode(self.layout.split(eps)[1], temperature).loc + 1) / 2
+
     def reconstruct(self, x: torch.Tensor,                        # images in [0, 1], shape (B, 3, H, W)
                     noise: Sequence[torch.Tensor] | None = None,  # of each group's posterior; drawn if None
                     generator: torch.Generator | None = None) -> tuple[list[Latent], Normal]:
