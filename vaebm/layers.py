@@ -66,7 +66,7 @@ class SqueezeExcite(nn.Module):
 
     def gate(self, x: torch.Tensor) -> torch.Tensor: # shape (B, C, H, W)
         "Gates in (0, 1), shape (B, C)."
-        return self.excite(F.relu(self.squeeze(x.mean((2, 3))))).sigmoid()
+        return self.excite(F.relu(self.squeeze(x.mean((2, 3), dtype=self.squeeze.weight.dtype)))).sigmoid()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor: return x * self.gate(x)[:, :, None, None]
 

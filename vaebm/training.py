@@ -18,6 +18,7 @@ from tqdm import tqdm
 from . import samplers
 from .data import check_data
 from .energy import MLPEnergy, clip_by_second_moment, ebm_loss
+from .fast import fold
 from .model import VAEBM
 from .nvae import NVAE, NVAEConfig
 from .runs import configure, load_checkpoint, read_weights, save_checkpoint
@@ -173,7 +174,7 @@ class StageTwo(Stage):
     "Train the energy against chains in the frozen VAE's noise space (Eq. 7)."
     def __init__(self, model: VAEBM, x: torch.Tensor, config: StageTwoConfig, seed: int = 0):
         super().__init__(model.energy, x, config, seed, (config.beta1, config.beta2))
-        self.model, self.kernel = model, make_kernel(config)
+        self.vae, self.energy, self.kernel = fold(model.vae), model.energy, make_kernel(config)
         layout = model.vae.layout
         self.buffer = ReplayBuffer(config.buffer_size, layout.size, 0 if config.keep_eps_x else layout.size_x)
 
@@ -182,9 +183,9 @@ class StageTwo(Stage):
         c = self.config
         p = c.replay * min(1., self.done / c.replay_anneal if c.replay_anneal else 1.)
         eps = self.buffer.draw(c.batch_size, p, self.generator)
-        eps = run(self.kernel, self.model, eps, c.chain_steps, self.generator).eps
+        eps = run(self.kernel, VAEBM(self.vae, fold(self.energy)), eps, c.chain_steps, self.generator).eps
         self.buffer.push(eps)
-        with torch.no_grad(): return self.model.vae.transform(eps)
+        with torch.no_grad(): return self.vae.transform(eps)
 
     def step(self) -> dict:
         loss, e_pos, e_neg = ebm_loss(self.module, self.batch(), self.negatives(), self.config.energy_penalty, self.config.spectral)
