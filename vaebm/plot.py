@@ -33,13 +33,16 @@ def show(fig: plt.Figure, # the figure; it is closed afterwards
 # %% ../nbs/plot.ipynb #plot008
 def axes(titles: Sequence[str],   # one title per panel
          size: float = 3.0,       # height and width of a panel in inches
+         columns: int | None = None, # panels per row, by default all
          **kwargs,                # passed to `plt.subplots`
          ) -> tuple:
-    "A row of panels, one per title: `(figure, list of axes)`."
-    fig, axs = plt.subplots(1, len(titles), figsize=(size * len(titles), size), layout='constrained', squeeze=False, **kwargs)
-    for ax, title in zip(axs[0], titles):
-        ax.set_title(title, fontsize=10)
-    return fig, list(axs[0])
+    "Panels, one per title, in rows: `(figure, list of axes)`; raises `ValueError` unless the titles fill the rows."
+    columns = columns or len(titles)
+    rows, rest = divmod(len(titles), columns)
+    if rest: raise ValueError(f'columns must divide the number of titles, {len(titles)}, got {columns}')
+    fig, axs = plt.subplots(rows, columns, figsize=(size * columns, size * rows), layout='constrained', squeeze=False, **kwargs)
+    for ax, title in zip(axs.flat, titles): ax.set_title(title, fontsize=10)
+    return fig, list(axs.flat)
 
 # %% ../nbs/plot.ipynb #plot010
 def scatter(ax: plt.Axes,            # panel to draw into
@@ -48,7 +51,7 @@ def scatter(ax: plt.Axes,            # panel to draw into
             limit: float = 5.5,      # both axes run from -limit to limit
             ) -> None:
     "Draw 2-D points on square axes."
-    ax.scatter(*x.detach().T, s=1.5, c=COLORS[kind], alpha=.4, linewidths=0, rasterized=True)
+    ax.scatter(*x.detach().T, s=min(8., max(1.5, 1500 / len(x))), c=COLORS[kind], alpha=.4, linewidths=0, rasterized=True)
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel='$x_1$', ylabel='$x_2$', aspect='equal')
 
 # %% ../nbs/plot.ipynb #plot013

@@ -150,23 +150,25 @@ def fit(stage: Stage,
         progress: bool = True,          # show a progress bar
         until: int | None = None,       # pause at this update; by default go to the end
         ) -> str:
-    "Train, resuming from `path`; returns 'finished', 'paused ...', or why it 'stopped ...' with the last good weights restored."
+    "Train, resuming from `path`; returns 'finished', 'paused ...', or why it 'stopped ...' with the last checkpoint restored."
     if path and Path(path).exists(): stage.load_state_dict(load_checkpoint(path))
     good, n_steps = copy.deepcopy(stage.state_dict()), stage.config.n_steps
     end = min(until or n_steps, n_steps)
     with tqdm(total=n_steps, initial=stage.done, disable=not progress, desc=type(stage).__name__, mininterval=1) as bar:
         while stage.done < end:
+            state = copy.deepcopy(stage.state_dict()) if stage.done % every == 0 else None
             try: row = stage.step()
             except Exploded as error:
                 stage.load_state_dict(good)
                 return f'stopped: {error}; weights of update {stage.done} restored'
+            if state: # a state becomes a checkpoint once the step from it has passed the guard
+                good = state
+                bar.set_postfix({k: f'{v:.3g}' for k, v in row.items()})
+                if path: save_checkpoint(path, good)
             if stage.done % 10 == 0: stage.history.append({'step': stage.done, **row})
             stage.done += 1
             bar.update()
-            if stage.done % every and stage.done != end: continue
-            good = copy.deepcopy(stage.state_dict())
-            bar.set_postfix({k: f'{v:.3g}' for k, v in row.items()})
-            if path: save_checkpoint(path, good)
+    if path: save_checkpoint(path, stage.state_dict())
     return 'finished' if stage.done >= n_steps else f'paused at update {stage.done}'
 
 # %% ../nbs/08_two_stage.ipynb #08twostage036
@@ -201,7 +203,7 @@ class StageTwo(Stage):
 
     def load_state_dict(self, state): super().load_state_dict(state); self.buffer.load_state_dict(state['buffer'])
 
-# %% ../nbs/08_two_stage.ipynb #08twostage071
+# %% ../nbs/08_two_stage.ipynb #08twostage075
 def load_pretrained(name: str = '25_gaussians') -> torch.nn.Module:
     "A trained model that comes with the package, a `VAEBM` or an `NVAE`; raises `ValueError` for unknown names, `CheckpointError` for a changed file."
     entry, state = read_weights(name)
