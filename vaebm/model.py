@@ -22,9 +22,13 @@ class VAEBM(nn.Module):
         super().__init__()
         self.vae, self.energy, self.kernel, self.n_steps = vae, energy, kernel or independence(4), n_steps
 
+    def energy_at(self, eps: torch.Tensor) -> torch.Tensor: # noise, shape (B, D)
+        "E(T(eps)), shape (B,); raises `ValueError` on any other shape of `eps`."
+        return self.energy(self.vae.transform(eps))
+
     def potential(self, eps: torch.Tensor) -> torch.Tensor: # noise, shape (B, D)
         "E(T(eps)) + |eps|^2 / 2, shape (B,): the negative log density of Eq. 9 up to a constant; raises `ValueError` on any other shape."
-        return self.energy(self.vae.transform(eps)) + .5 * eps.square().sum(-1)
+        return self.energy_at(eps) + .5 * eps.square().sum(-1)
 
     forward = potential
 
@@ -32,11 +36,12 @@ class VAEBM(nn.Module):
                        beta: float = 1.0,       # the energy is multiplied by this: 0 is the VAE, 1 the product
                        ) -> tuple[torch.Tensor, torch.Tensor]:
         "beta E(T(eps)) + |eps|^2 / 2, shape (B,), and its gradient (B, D); weights get no gradient."
+        eps = eps.detach()
         with torch.enable_grad():
-            eps = eps.detach().requires_grad_()
-            value = beta * self.energy(self.vae.transform(eps)) + .5 * eps.square().sum(-1)
-            grad, = torch.autograd.grad(value.sum(), eps)
-        return value.detach(), grad
+            leaf = eps.detach().requires_grad_()
+            value = self.energy_at(leaf)
+            grad = torch.autograd.grad(value.sum(), leaf)[0] if value.requires_grad else torch.zeros_like(eps)
+        return beta * value.detach() + .5 * eps.square().sum(-1), torch.add(eps, grad, alpha=beta)
 
     def log_h(self, x: torch.Tensor, k: int = 100, # posterior samples of the importance-weighted bound
               generator: torch.Generator | None = None) -> torch.Tensor:

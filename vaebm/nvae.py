@@ -289,7 +289,7 @@ class NVAE(nn.Module):
         "Latents drawn from the prior with this noise, z = mu + temperature * sigma * eps, and p(x|z)."
         def draw(group, s, i):
             prior = gaussian(group.raw_prior(s))
-            return Latent(prior.loc + temperature * prior.scale * eps_z[i], prior)
+            return Latent(torch.addcmul(prior.loc, prior.scale, eps_z[i], value=temperature), prior)
         return self.descend(draw)
 
     def decode(self, eps_z: Sequence[torch.Tensor], # noise of each group, top scale first
@@ -301,7 +301,7 @@ class NVAE(nn.Module):
         "x = T(eps), shape (B, 3, H, W), on the [0, 1] scale but not clamped, so that it stays invertible (Eq. 8)."
         eps_x, eps_z = self.layout.split(eps)
         p = self.decode(eps_z)
-        return (p.loc + p.scale * eps_x + 1) / 2
+        return (torch.addcmul(p.loc, p.scale, eps_x) + 1) / 2
 
     @torch.no_grad()
     def sample(self, n: int, # number of images

@@ -17,7 +17,7 @@ from .energy import mlp
 
 # %% ../nbs/03_vae.ipynb #03vae017
 class Layout:
-    "Where each noise group sits in the flat vector eps = (eps_x, eps_z groups, top scale first)."
+    "Where each noise group sits in the flat vector eps = (eps_x, eps_z groups, top scale first); (C, H, W) is stored as H x W x C."
     def __init__(self, x_shape: Sequence[int],            # shape of one x, and so of eps_x
                  z_shapes: Sequence[Sequence[int]],       # shape of each latent group
                  ):
@@ -29,12 +29,12 @@ class Layout:
         "eps_x (B, *x_shape) and the list of eps_z, as views; raises `ValueError` on any other shape."
         if eps.ndim != 2 or eps.shape[1] != self.size:
             raise ValueError(f'eps must have shape (B, {self.size}), got {tuple(eps.shape)}')
-        parts = [p.view(-1, *s) for p, s in zip(eps.split(self.sizes, 1), self.shapes)]
+        parts = [p.view(-1, *s[1:], s[0]).movedim(-1, 1) for p, s in zip(eps.split(self.sizes, 1), self.shapes)]
         return parts[0], parts[1:]
 
     def join(self, eps_x: torch.Tensor, eps_z: Sequence[torch.Tensor]) -> torch.Tensor:
         "The flat vector (B, D) again."
-        return torch.cat([p.flatten(1) for p in (eps_x, *eps_z)], 1)
+        return torch.cat([p.movedim(1, -1).flatten(1) for p in (eps_x, *eps_z)], 1)
 
 # %% ../nbs/03_vae.ipynb #03vae022
 def normal(parameters: torch.Tensor, # last dimension holds means, then log standard deviations
