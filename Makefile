@@ -1,11 +1,11 @@
-# make run: the main job (two-stage training on its embedded default).  make test: every notebook and every test.
+# make run: the main job (two-stage training on its embedded default).  make test: every notebook and every test.  make bench: what the fast path gains on this machine.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 TIER   ?= cpu
 SEED   ?= 0
 
-.PHONY: run test test-slow lab export clean
+.PHONY: run bench test test-slow lab export clean
 
 $(VENV)/.installed: settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -14,6 +14,9 @@ $(VENV)/.installed: settings.ini setup.py
 
 run: $(VENV)/.installed
 	$(BIN)/vaebm-run nbs/experiments/25_gaussians.ipynb tier=$(TIER) seed=$(SEED)
+
+bench: $(VENV)/.installed
+	$(BIN)/vaebm-run nbs/experiments/bench.ipynb tier=cpu
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not slow"

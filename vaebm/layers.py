@@ -47,9 +47,12 @@ class WNConv2d(nn.Conv2d):
 def data_dependent_init(module: nn.Module, # every `WNConv2d` in it is initialised
                         *args):            # a batch, as `module` takes it
     "Initialise all weight-normalized convolutions from one batch, each on what its initialised predecessors give; returns the output."
-    for m in module.modules():
-        if isinstance(m, WNConv2d): m.init_from_data = True
-    with torch.no_grad(): return module(*args)
+    convs = [m for m in module.modules() if isinstance(m, WNConv2d)]
+    try:
+        for m in convs: m.init_from_data = True
+        with torch.no_grad(): return module(*args)
+    finally:
+        for m in convs: m.init_from_data = False
 
 # %% ../nbs/04_layers.ipynb #04layers018
 def lip_swish(x: torch.Tensor) -> torch.Tensor:
@@ -104,6 +107,7 @@ class EncoderCell(nn.Module):
                  use_se: bool = True):
         super().__init__()
         c_out = c_out or c_in
+        if c_out != c_in and not down: raise ValueError(f'c_out must equal c_in, {c_in}, unless down, got {c_out}')
         self.norm1, self.conv1 = batch_norm(c_in), WNConv2d(c_in, c_out, 3, stride=2 if down else 1)
         self.norm2, self.conv2 = batch_norm(c_out), WNConv2d(c_out, c_out, 3)
         self.se = SqueezeExcite(c_out) if use_se else nn.Identity()
@@ -123,6 +127,7 @@ class DecoderCell(nn.Module):
                  use_se: bool = True):
         super().__init__()
         c_out, hidden, self.up = c_out or c_in, expansion * c_in, up
+        if c_out != c_in and not up: raise ValueError(f'c_out must equal c_in, {c_in}, unless up, got {c_out}')
         self.norm1, self.expand = batch_norm(c_in), nn.Conv2d(c_in, hidden, 1, bias=False)
         self.norm2, self.depthwise = batch_norm(hidden), nn.Conv2d(hidden, hidden, 5, padding=2, groups=hidden, bias=False)
         self.norm3, self.project = batch_norm(hidden), nn.Conv2d(hidden, c_out, 1, bias=False)
@@ -189,7 +194,10 @@ def load_published(model: nn.Module,
         for leaf in [k for k in module.state_dict() if '.' not in k]:
             expected[f'{theirs}.{"log_weight_norm" if leaf == "log_norm" else leaf}'] = f'{ours}.{leaf}'
         if isinstance(module, nn.Conv2d) and not isinstance(module, WNConv2d): copies.add(f'{theirs}.weight_normalized')
+    if len(set(expected.values())) < len(expected): raise CheckpointError('two published names stand for one tensor of ours')
     for kind, keys in (('lacks', expected.keys() - state.keys()), ('has an unexpected', state.keys() - expected.keys() - copies)):
         if keys: raise CheckpointError(f'the checkpoint {kind} {min(keys)!r} (one of {len(keys)} such names)')
+    for theirs, ours in expected.items():
+        if state[theirs].shape != known[ours].shape: raise CheckpointError(f'the checkpoint does not fit this configuration: {theirs} is {tuple(state[theirs].shape)}, not {tuple(known[ours].shape)}')
     try: model.load_state_dict({ours: state[theirs] for theirs, ours in expected.items()})
     except RuntimeError as e: raise CheckpointError(f'the checkpoint does not fit this configuration: {e}') from e

@@ -52,8 +52,10 @@ class VAEBM(nn.Module):
                generator: torch.Generator | None = None,
                kernel: Kernel | None = None, n_steps: int | None = None) -> torch.Tensor:
         "Run `n` chains from N(0, I) and return their x = T(eps), shape (n, ...)."
-        from vaebm.fast import fold  # chapter 07; same numbers, computed with less work
+        from vaebm.fast import fold, keep_memory  # chapter 07: same numbers, computed with less work
+        keep_memory()
         model, steps = fold(self), self.n_steps if n_steps is None else n_steps
-        eps = torch.randn(n, self.vae.layout.size, generator=generator)
+        device = next((p.device for p in self.parameters()), None)
+        eps = torch.randn(n, self.vae.layout.size, generator=generator, device=device)
         eps = run(kernel or self.kernel, model, eps, steps, generator).eps
         with torch.no_grad(): return model.vae.transform(eps)

@@ -10,6 +10,7 @@ __all__ = ['State', 'Info', 'Kernel', 'value_and_grad', 'init_with_grad', 'with_
 # %% ../nbs/02_langevin.ipynb #02langevin003
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,8 @@ import torch
 class State(NamedTuple):
     "Where B chains are."
     eps: torch.Tensor                      # positions, shape (B, D)
-    potential: torch.Tensor                # negative log density up to a constant, shape (B,)
-    grad: torch.Tensor | None = None       # its gradient, shape (B, D); None after a move that did not need it
+    potential: torch.Tensor | None = None  # negative log density up to a constant, shape (B,); None after a move that did not need it
+    grad: torch.Tensor | None = None       # its gradient, shape (B, D); None likewise
     momentum: torch.Tensor | None = None   # only underdamped chains have one, shape (B, D)
 
 # %% ../nbs/02_langevin.ipynb #02langevin013
@@ -100,12 +101,13 @@ def _gaussian_move(mean: Callable, # (eps, grad) -> centre of the proposal, shap
     def step(state, potential, generator=None):
         state = with_grad(state, potential)
         there = mean(state.eps, state.grad)
-        new = init_with_grad(there + std * normal_like(there, generator), potential)
-        if not adjust: return new, Info(torch.ones_like(new.potential))
+        eps = there + std * normal_like(there, generator)
+        if not adjust: return State(eps), Info(torch.ones_like(eps[:, 0]))
+        new = init_with_grad(eps, potential)
         back = mean(new.eps, new.grad)
         log_q = ((new.eps - there).square() - (state.eps - back).square()).sum(-1) / (2 * std ** 2)
         return metropolis(state, new, state.potential - new.potential + log_q, generator)
-    return Kernel(init_with_grad, step)
+    return Kernel(init_with_grad if adjust else lambda eps, potential: State(eps.detach()), step)
 
 # %% ../nbs/02_langevin.ipynb #02langevin033
 def langevin(step_size: float) -> Kernel: # eta in Eq. 2
@@ -225,8 +227,12 @@ class ReplayBuffer:
     def __init__(self, capacity: int, # rows kept, the oldest is overwritten first
                  dim: int,            # D, size of a noise vector
                  fresh: int = 0,      # leading coordinates that are not stored
-                 ):
-        self.noise, self.pushed, self.dim, self.fresh = torch.zeros(capacity, dim - fresh), 0, dim, fresh
+                 dtype: torch.dtype = torch.float32,           # torch.float16 halves the memory
+                 path: Path | str | None = None,               # keep the rows in this file instead of in memory
+                 device: torch.device | str | None = None):
+        if capacity < 1 or not 0 <= fresh < dim: raise ValueError(f'capacity must be >= 1 and fresh in [0, dim), got capacity {capacity}, fresh {fresh}, dim {dim}')
+        shape, self.pushed, self.dim, self.fresh = (capacity, dim - fresh), 0, dim, fresh
+        self.noise = torch.from_file(str(path), True, math.prod(shape), dtype=dtype).view(shape) if path else torch.zeros(shape, dtype=dtype, device=device)
 
     def __len__(self): return min(self.pushed, len(self.noise))
 
@@ -234,16 +240,17 @@ class ReplayBuffer:
              p: float,          # each starts from the buffer with this probability, else from N(0, I)
              generator: torch.Generator | None = None) -> torch.Tensor:
         "Starting noise, shape (n, dim); buffer rows are drawn without replacement and come first."
-        eps = torch.randn(n, self.dim, generator=generator)
-        k = min(int((torch.rand(n, generator=generator) < p).sum()), len(self))
-        eps[:k, self.fresh:] = self.noise[torch.randperm(len(self), generator=generator)[:k]]
+        where = {'generator': generator, 'device': self.noise.device}
+        eps = torch.randn(n, self.dim, **where)
+        k = min(int((torch.rand(n, **where) < p).sum()), len(self))
+        eps[:k, self.fresh:] = self.noise[torch.randperm(len(self), **where)[:k]].to(eps.dtype)
         return eps
 
     def push(self, eps: torch.Tensor) -> None: # chain ends, shape (n, dim)
         "Store chain ends, overwriting the oldest rows."
-        rows = (torch.arange(len(eps)) + self.pushed) % len(self.noise)
+        rows = (torch.arange(len(eps), device=eps.device) + self.pushed) % len(self.noise)
         keep = slice(-len(self.noise), None)  # of more rows than there are places only the last ones stay
-        self.noise[rows[keep]] = eps[keep, self.fresh:]
+        self.noise[rows[keep]] = eps[keep, self.fresh:].to(self.noise.dtype)
         self.pushed += len(eps)
 
     def state_dict(self) -> dict: return {'noise': self.noise, 'pushed': self.pushed}

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from . import samplers
 from .data import check_data
 from .energy import MLPEnergy, clip_by_second_moment, ebm_loss
-from .fast import fold
+from .fast import fold, keep_memory
 from .model import VAEBM
 from .nvae import NVAE, NVAEConfig
 from .runs import configure, load_checkpoint, read_weights, save_checkpoint
@@ -50,6 +50,7 @@ class StageTwoConfig:
     replay: float = 1.0            # final probability of starting a chain from the buffer
     replay_anneal: int = 0         # updates over which that probability rises from 0
     keep_eps_x: bool = True        # store eps_x in the buffer as well (the paper draws it afresh)
+    half_buffer: bool = False      # rows of the buffer in half precision
     clip: bool = False             # clip gradients by Adam's second moment (App. E)
     energy_penalty: float = 0.0    # times the mean squared energy
     spectral: float = 0.0          # times the sum of spectral norms (App. E: 0.2)
@@ -101,14 +102,15 @@ def cosine_lr(step: int, n_steps: int, peak: float, warmup: int = 50) -> float:
 class Stage:
     "What both stages share: module, optimiser, generator, step count, history; all of it in `state_dict`."
     def __init__(self, module: torch.nn.Module, x: torch.Tensor, config, seed: int, betas=(.9, .999)):
-        self.module, self.x, self.config = module, check_data(x, 'x'), config
+        device = next(module.parameters()).device
+        self.module, self.x, self.config = module, check_data(x, 'x').to(device), config
         self.optimizer = torch.optim.Adam(module.parameters(), config.lr, betas)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
         self.done, self.history = 0, []
 
     def batch(self) -> torch.Tensor:
         "A random batch of the training data."
-        return self.x[torch.randint(len(self.x), (self.config.batch_size,), generator=self.generator)]
+        return self.x[torch.randint(len(self.x), (self.config.batch_size,), generator=self.generator, device=self.generator.device)]
 
     def update(self, loss: torch.Tensor) -> None:
         "One optimiser step at the scheduled rate."
@@ -174,11 +176,13 @@ def fit(stage: Stage,
 # %% ../nbs/08_two_stage.ipynb #08twostage036
 class StageTwo(Stage):
     "Train the energy against chains in the frozen VAE's noise space (Eq. 7)."
-    def __init__(self, model: VAEBM, x: torch.Tensor, config: StageTwoConfig, seed: int = 0):
+    def __init__(self, model: VAEBM, x: torch.Tensor, config: StageTwoConfig, seed: int = 0,
+                 buffer_path: Path | str | None = None): # keep the replay buffer in this file instead of in memory
         super().__init__(model.energy, x, config, seed, (config.beta1, config.beta2))
+        keep_memory()
         self.vae, self.energy, self.kernel = fold(model.vae), model.energy, make_kernel(config)
-        layout = model.vae.layout
-        self.buffer = ReplayBuffer(config.buffer_size, layout.size, 0 if config.keep_eps_x else layout.size_x)
+        layout, dtype = model.vae.layout, torch.float16 if config.half_buffer else torch.float32
+        self.buffer = ReplayBuffer(config.buffer_size, layout.size, 0 if config.keep_eps_x else layout.size_x, dtype, buffer_path, self.generator.device)
 
     def negatives(self) -> torch.Tensor:
         "Samples of the model: short chains in noise space, started from the buffer or from N(0, I)."
