@@ -18,3 +18,11 @@ def test_results_table_matches_the_records():
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
     assert len(RECORDS) >= 4
     for path in RECORDS: assert row(json.loads(path.read_text())) in readme, path.name
+
+
+def test_bench_table_matches_its_record():
+    readme, bench = (ROOT / 'README.md').read_text(encoding='utf-8'), json.loads((ROOT / 'data' / 'results' / 'bench.json').read_text())
+    for name, rows in (('default allocator', bench), ('freed memory kept on both sides', bench['memory kept'])):
+        assert f"| {name} | {rows['float32']['ratio']:.1f} × | {rows['bfloat16']['ratio']:.1f} × |" in readme
+    peak = {how: f"{bench['fresh'][how]['default']['peak MB']:,.0f} MB" for how in ('float32', 'plain')}
+    assert f"{peak['float32']} in float32, against {peak['plain']} for the plain networks" in readme

@@ -206,7 +206,7 @@ class FoldedEnergy(nn.Module):
 # %% ../nbs/07_fast.ipynb #07fast040
 @singledispatch
 def fold(module: nn.Module,                       # VAE, energy, or their product
-         dtype: torch.dtype = torch.float32,      # of the convolutions; heads stay float32
+         dtype: torch.dtype = torch.float32,      # of the convolutions; heads have at least float32
          ) -> nn.Module:
     "The same function of its input with everything that depends on weights alone computed once, and no gradient towards weights. Fold again after an update."
     return module
@@ -239,7 +239,7 @@ def _without(module: nn.Module, *names: str) -> nn.Module:
 @fold.register
 def _(vae: NVAE, dtype: torch.dtype = torch.float32):
     if 'encoder' not in vae._modules: return vae   # folded already
-    head = lambda part: nn.Sequential(part[0], fold_conv(part[1], torch.float32))   # means and scales stay float32
+    head = lambda part: nn.Sequential(part[0], fold_conv(part[1], torch.promote_types(dtype, torch.float32)))   # means and scales: float32 at least
     folded, groups = _without(vae, 'stem', 'pre', 'encoder', 'neck'), []
     for group in vae.groups:
         g = _without(group, 'merge', 'posterior_head', 'flows')
