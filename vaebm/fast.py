@@ -266,7 +266,7 @@ def race(calls: dict[str, Callable], # functions without arguments
             seconds[name].append(time.perf_counter() - start)
     return {name: s[warm_up:] for name, s in seconds.items()}
 
-# %% ../nbs/07_fast.ipynb #07fast055
+# %% ../nbs/07_fast.ipynb #07fast058
 def compiled(model: VAEBM,
              **options, # of `torch.compile`; on a GPU `mode='reduce-overhead'` records CUDA graphs
              ) -> VAEBM:
@@ -275,7 +275,7 @@ def compiled(model: VAEBM,
     model.energy_at = torch.compile(model.energy_at, **options)
     return model
 
-# %% ../nbs/07_fast.ipynb #07fast060
+# %% ../nbs/07_fast.ipynb #07fast063
 def calibrate(model: VAEBM,
               batch_sizes: tuple[int, ...] = (8, 16, 32, 64),
               threads: tuple[int, ...] | None = None,   # by default 1, half and all of those in use
