@@ -59,14 +59,31 @@ for number, stage in (1, StageOne(model.vae, train, config.stage1)), (2, StageTw
 """
 
 
-def train(folder, kill_after=None):
-    "Run the training in its own process; with `kill_after`, SIGKILL it that many seconds after its first checkpoint appears."
-    process = subprocess.Popen([sys.executable, '-c', TRAIN, str(folder)], stderr=subprocess.PIPE, env=ONE_THREAD)
+TRAIN_IMAGES = """
+import sys, torch
+from vaebm.data import Images, StackedDigits, embedded_digits
+from vaebm.nvae import NVAEConfig
+from vaebm.training import ImageConfig, ImageStageOne, ImageStageOneConfig, build_nvae, fit
+torch.set_num_threads(1)
+digits, labels = embedded_digits()
+data = StackedDigits(Images((255 * digits).round().byte(), labels))
+sizes = NVAEConfig(groups=2, latent=4, channels_enc=4, channels_dec=4, cells_enc=1, cells_dec=1, blocks_pre=3, blocks_post=3, cells_pre=1, cells_post=1)
+vae, _ = build_nvae(ImageConfig(nvae=sizes))
+stage = ImageStageOne(vae, data, ImageStageOneConfig(n_steps=80, batch_size=4, warmup=10, noise=.1, flip=True))
+assert fit(stage, f'{sys.argv[1]}/images.safetensors', every=4, progress=False) == 'finished'
+"""
+
+
+def train(folder, script, kill_after=None):
+    "Run the training in its own process; with `kill_after` (checkpoints, seconds), SIGKILL it that long after it has written so many."
+    process = subprocess.Popen([sys.executable, '-c', script, str(folder)], stderr=subprocess.PIPE, env=ONE_THREAD)
     if kill_after is not None:
-        newest = lambda: max((p.stat().st_mtime for p in folder.glob('stage*.safetensors')), default=0)
-        before = newest()
-        while newest() == before and process.poll() is None: time.sleep(.01)
-        time.sleep(kill_after)
+        newest = lambda: max((p.stat().st_mtime for p in folder.glob('*.safetensors')), default=0)
+        checkpoints, seconds = kill_after
+        for _ in range(checkpoints):
+            before = newest()
+            while newest() == before and process.poll() is None: time.sleep(.01)
+        time.sleep(seconds)
         if process.poll() is None: process.send_signal(signal.SIGKILL)
     _, error = process.communicate(timeout=300)
     assert process.returncode in (0, -signal.SIGKILL), error.decode()
@@ -80,19 +97,17 @@ def same(a, b):
     return a == b
 
 
-@pytest.mark.parametrize('n_kills', [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_killed_training_resumes_bit_for_bit(tmp_path, n_kills):
+@pytest.mark.parametrize('script, n_kills', [(TRAIN, 2), pytest.param(TRAIN, 10, marks=pytest.mark.slow), pytest.param(TRAIN_IMAGES, 5, marks=pytest.mark.slow)], ids=['2-D', '2-D long', 'images'])
+def test_killed_training_resumes_bit_for_bit(tmp_path, script, n_kills):
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     whole.mkdir(); killed.mkdir()
-    train(whole)
-    moments = random.Random(n_kills)
-    kills, stages = 0, []
+    train(whole, script)
+    moments, kills = random.Random(n_kills), 0
     for _ in range(n_kills):
-        kills += train(killed, moments.uniform(0, .3))
-        stages.append(2 if (killed / 'stage2.safetensors').exists() else 1)
-    print('stage at each kill:', stages)
+        kills += train(killed, script, (moments.randint(1, 3), moments.uniform(0, .3)))
+        print('updates at the kill:', {p.stem: load_checkpoint(p)['done'] for p in killed.glob('*.safetensors')})
     assert kills == n_kills, 'the training ended before all kills were sent: make it longer'
-    train(killed)
-    for name in ('stage1.safetensors', 'stage2.safetensors'):
-        assert same(load_checkpoint(whole / name), load_checkpoint(killed / name))
+    train(killed, script)
+    assert {p.name for p in whole.glob('*.safetensors')} == {p.name for p in killed.glob('*.safetensors')}
+    for path in whole.glob('*.safetensors'): assert same(load_checkpoint(path), load_checkpoint(killed / path.name))
     assert not list(killed.glob('*.tmp')), 'a half-written file outlived the next whole one'

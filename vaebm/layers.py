@@ -153,28 +153,31 @@ class SpectralSum:
     def __init__(self, module: nn.Module,
                  n_iter: int = 4,      # rounds per call
                  n_first: int = 40,    # rounds at the first call
-                 generator: torch.Generator | None = None):
-        self.module, self.n_iter, self.rounds, self.generator, self.u = module, n_iter, n_first, generator, {}
+                 seed: int = 0):       # of the first vectors
+        self.module, self.n_iter, self.rounds, self.seed, self.u = module, n_iter, n_first, seed, {}
 
     def __call__(self) -> torch.Tensor:
         "The sum, a scalar; gradients flow to the weights, the vectors are constants."
         stacks, total = {}, 0.
-        for w in conv_matrices(self.module): stacks.setdefault(w.shape, []).append(w)
+        for w in conv_matrices(self.module): stacks.setdefault('{}x{}'.format(*w.shape), []).append(w)
         for shape, ws in stacks.items():
             w = torch.stack(ws)
-            u, v = self._iterate(w.detach(), self.u.get(shape))
-            self.u[shape] = u
-            total = total + (u.mT @ w @ v).sum()
+            self.u[shape], v = self._iterate(w.detach(), self.u.get(shape))
+            total = total + (self.u[shape].mT @ w @ v).sum()
         self.rounds = self.n_iter
         return total
 
     def _iterate(self, w, u):
         "Unit vectors u (n, out, 1) and v (n, in, 1) after the rounds of this call."
-        if u is None: u = torch.randn(*w.shape[:2], 1, generator=self.generator, dtype=w.dtype, device=w.device)
+        if u is None: u = torch.randn(*w.shape[:2], 1, generator=torch.Generator().manual_seed(self.seed)).to(w)
         for _ in range(self.rounds):
             v = F.normalize(w.mT @ u, dim=1, eps=1e-3)
             u = F.normalize(w @ v, dim=1, eps=1e-3)
         return u, v
+
+    def state_dict(self) -> dict: return {'u': self.u, 'rounds': self.rounds}
+
+    def load_state_dict(self, state: dict) -> None: self.u, self.rounds = {k: u.to(next(self.module.parameters())) for k, u in state['u'].items()}, state['rounds']
 
 # %% ../nbs/04_layers.ipynb #04layers057
 def batch_norm_penalty(module: nn.Module) -> torch.Tensor:
