@@ -11,8 +11,9 @@ import torch
 
 import vaebm
 from vaebm import runs
-from vaebm.data import coverage, gaussian_grid
+from vaebm.data import StackedDigits, coverage, gaussian_grid, load_images
 from vaebm.likelihood import mean_log_likelihood
+from vaebm.metrics import class_report, load_classifier
 from vaebm.runs import CheckpointError, message
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,17 @@ def test_pretrained_reaches_the_likelihood_of_its_manifest():
 def test_pretrained_samples_cover_all_modes():
     x = vaebm.load_pretrained('25_gaussians').sample(5000, generator=torch.Generator().manual_seed(0))
     assert x.shape == (5000, 2) and coverage(gaussian_grid(), x)['modes'] == 25
+
+
+def test_stacked_mnist_nvae_samples_and_reconstructs_as_its_manifest_says():
+    recorded, vae, classifier = MANIFEST['stacked_mnist_nvae']['metrics'], vaebm.load_pretrained('stacked_mnist_nvae'), load_classifier()
+    g = torch.Generator().manual_seed(0)
+    report = class_report(classifier, vae.sample(400, g))
+    assert abs(report['confidence'] - recorded['confidence']['samples']) < .02 and report['share_kl'] < recorded['share_kl']['samples'] + .03
+    x, y = StackedDigits(load_images('mnist', 'test', download=False)).draw(200, g)
+    with torch.no_grad(): classes = class_report(classifier, (vae.reconstruct(x, generator=g)[1].loc + 1) / 2)['classes']
+    accuracy = (classes == torch.stack([y // 100, y // 10 % 10, y % 10], 1)).float().mean().item()
+    assert accuracy > .96 and recorded['accuracy']['reconstructions'] >= .97 and recorded['modes']['modes'] == 1000
 
 
 @pytest.mark.parametrize('damage', ['truncate', 'flip'])

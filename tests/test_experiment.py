@@ -18,8 +18,8 @@ NOTEBOOK = ROOT / 'nbs' / 'experiments' / '25_gaussians.ipynb'
 ONE_THREAD = os.environ | {'OMP_NUM_THREADS': '1'}  # tests run side by side, and two thread pools on two cores crawl
 
 
-def vaebm_run(*args):
-    return subprocess.run([sys.executable, '-c', 'from vaebm.runs import main; main()', str(NOTEBOOK), *args], env=ONE_THREAD, capture_output=True, text=True, timeout=300)
+def vaebm_run(*args, notebook=NOTEBOOK, **env):
+    return subprocess.run([sys.executable, '-c', 'from vaebm.runs import main; main()', str(notebook), *args], env=ONE_THREAD | env, capture_output=True, text=True, timeout=300)
 
 
 def test_smoke_tier_writes_a_whole_run_folder(tmp_path):
@@ -30,6 +30,22 @@ def test_smoke_tier_writes_a_whole_run_folder(tmp_path):
     metrics = json.loads((tmp_path / 'metrics.json').read_text())['metrics']
     assert abs(metrics['likelihood']['truth'] + 1.10) < .02
     again = vaebm_run('tier=smoke', 'seed=1', f'run_dir={tmp_path}')
+    assert again.returncode != 0 and 'belongs to another configuration' in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['stacked_mnist', 'cifar10'])
+def test_image_experiments_need_nothing_but_the_packages(tmp_path, name):
+    (tmp_path / 'no data').mkdir()
+    run = lambda *args: vaebm_run('tier=smoke', f'run_dir={tmp_path}/run', *args, notebook=NOTEBOOK.with_name(f'{name}.ipynb'), VAEBM_DATA=str(tmp_path / 'no data'))
+    done = run()
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
+    assert record['metrics']['status'] == 'finished' and len(record['legs']) == 1
+    assert name == 'cifar10' or record['metrics']['n_train'] == 4500
+    assert {'vae_samples.png', 'reconstructions.png', 'training.png', 'weights.safetensors'} <= {p.name for p in (tmp_path / 'run').iterdir()}
+    assert any((tmp_path / 'run' / 'tensorboard').iterdir())
+    again = run('stage1={"n_steps": 7}')
     assert again.returncode != 0 and 'belongs to another configuration' in again.stderr
 
 

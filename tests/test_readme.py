@@ -26,3 +26,14 @@ def test_bench_table_matches_its_record():
         assert f"| {name} | {rows['float32']['ratio']:.1f} × | {rows['bfloat16']['ratio']:.1f} × |" in readme
     peak = {how: f"{bench['fresh'][how]['default']['peak MB']:,.0f} MB" for how in ('float32', 'plain')}
     assert f"{peak['float32']} in float32, against {peak['plain']} for the plain networks" in readme
+
+
+def test_stacked_mnist_table_matches_the_manifest():
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    entry = json.loads((ROOT / 'data' / 'checkpoints' / 'manifest.json').read_text())['stacked_mnist_nvae']
+    m = entry['metrics']
+    for name in ('test images', 'reconstructions', 'samples'):
+        cells = [name, f"{m['confidence'][name]:.3f}", f"{m['share_kl'][name]:.3f}", f"{100 * m['accuracy'][name]:.1f} %" if name in m['accuracy'] else '']
+        assert ' | '.join(cells).strip() in readme
+    assert f"| {m['modes']['modes']}/1000 | {m['modes']['kl']:.3f} |" in readme and f"{m['train_s'] / 60:.0f} minutes" in readme and entry['command'] in readme
+    assert f"{m['bound']['elbo']:.0f} nats".replace('-', '−') in readme and f"{m['bound']['bits_per_dim']:.3f} bits" in readme

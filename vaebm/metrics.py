@@ -91,7 +91,11 @@ import tempfile
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .runs import publish, save_checkpoint, write_json
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .runs import publish, read_weights, save_checkpoint, write_json
 
 # %% ../nbs/10b_frechet.ipynb #10bfrechet005
 class Statistics(NamedTuple):

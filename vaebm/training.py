@@ -220,8 +220,9 @@ class StageTwo(Stage):
 def load_pretrained(name: str = '25_gaussians') -> torch.nn.Module:
     "A trained model that comes with the package, a `VAEBM` or an `NVAE`; raises `ValueError` for unknown names, `CheckpointError` for a changed file."
     entry, state = read_weights(name)
-    config, nvae = entry['config'], entry.get('model') == 'nvae'
-    model = NVAE(configure(NVAEConfig(), config.get('nvae', config))) if nvae else build(configure(Config(), config))
+    config, kind = entry['config'], entry.get('model', 'vaebm')
+    if kind not in ('nvae', 'vaebm'): raise ValueError(f'name must be that of a VAEBM or an NVAE; {name} is of kind {kind!r}')
+    model = NVAE(configure(NVAEConfig(), config.get('nvae', config))) if kind == 'nvae' else build(configure(Config(), config))
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)
 
@@ -333,7 +334,7 @@ class ImageStageOne(Stage):
 
     def load_state_dict(self, state): super().load_state_dict(state); self.ema.load_state_dict(state['ema']); self.spectral.load_state_dict(state['spectral'])
 
-# %% ../nbs/08b_image_stage_one.ipynb #08bimagestag018
+# %% ../nbs/08b_image_stage_one.ipynb #08bimagestag020
 class Monitor:
     "Watches a training on images: TensorBoard files, `samples.png` and `seconds.json` in its folder."
     def __init__(self, folder: Path | str, # run folder
@@ -364,7 +365,7 @@ class Monitor:
         for key, value in row.items():
             if key != 'step': self.writer.add_scalar(key, value, row['step'])
 
-# %% ../nbs/08b_image_stage_one.ipynb #08bimagestag032
+# %% ../nbs/08b_image_stage_one.ipynb #08bimagestag034
 @dataclass(frozen=True)
 class ImageConfig:
     "One image experiment."
@@ -374,7 +375,7 @@ class ImageConfig:
     nvae: NVAEConfig = field(default_factory=NVAEConfig)
     stage1: ImageStageOneConfig = field(default_factory=ImageStageOneConfig)
 
-# %% ../nbs/08b_image_stage_one.ipynb #08bimagestag034
+# %% ../nbs/08b_image_stage_one.ipynb #08bimagestag036
 def build_nvae(config: ImageConfig) -> tuple[NVAE, list]: # the model, records of earlier legs
     "A fresh NVAE whose weights follow from the seed, or the published one that `config.start` names; raises `ValueError` if that has another architecture."
     if not config.start:
