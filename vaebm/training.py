@@ -317,10 +317,10 @@ class ImageStageOne(Stage):
         raise Exploded(f'{where or "the loss"} is not finite at update {self.done}')
 
     def clip(self) -> None:
-        "No clipping, but raise `Exploded` with the name of the first gradient that is not finite."
+        "No clipping, but raise `Exploded` with the name of the non-finite gradient nearest the output (parameters are registered roughly in forward order)."
         grads = {name: p.grad for name, p in self.module.named_parameters() if p.grad is not None}
         if torch.nn.utils.clip_grad_norm_(list(self.module.parameters()), math.inf).isfinite(): return
-        bad = next((name for name, g in grads.items() if not g.isfinite().all()), 'their norm')
+        bad = next((name for name, g in reversed(grads.items()) if not g.isfinite().all()), 'their norm')
         raise Exploded(f'the gradient of {bad} is not finite at update {self.done}')
 
     @torch.no_grad()
