@@ -44,6 +44,7 @@ class NVAEConfig:
     flows: int = 1             # pairs of autoregressive flows per group, posterior only
     use_se: bool = True        # squeeze and excitation
     residual: bool = True      # posterior parameters relative to the prior's
+    expansion_post: int = 3    # inner width of the cells after the latents, times their input's
 
     def __post_init__(self):
         if self.blocks_pre != self.blocks_post: raise ValueError(f'blocks_pre and blocks_post must be equal, got {self.blocks_pre} and {self.blocks_post}')
@@ -276,7 +277,7 @@ class NVAE(nn.Module):
 
     def _post_block(self, width):
         c = self.config
-        return [DecoderCell(width, width // 2, up=True, expansion=3, use_se=c.use_se)] + [DecoderCell(width // 2, expansion=3, use_se=c.use_se) for _ in range(c.cells_post - 1)]
+        return [DecoderCell(width, width // 2, up=True, expansion=c.expansion_post, use_se=c.use_se)] + [DecoderCell(width // 2, expansion=c.expansion_post, use_se=c.use_se) for _ in range(c.cells_post - 1)]
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]: # images in [0, 1], shape (B, 3, H, W)
         "What the encoder sees for each group, top scale first."

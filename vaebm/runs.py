@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['configure', 'message', 'parameters', 'write_atomic', 'write_json', 'save_checkpoint', 'CheckpointError',
-           'load_checkpoint', 'run_folder', 'environment', 'checkpoint_folder', 'publish', 'read_weights',
-           'read_published', 'execute', 'main']
+           'load_checkpoint', 'run_folder', 'environment', 'command_line', 'write_record', 'checkpoint_folder',
+           'publish', 'read_weights', 'read_published', 'execute', 'main']
 
 # %% ../nbs/runs.ipynb #runs003
 import argparse
@@ -151,6 +151,28 @@ def environment() -> dict:
     "Machine class and versions that a result depends on."
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
     return {'python': platform.python_version(), 'torch': torch.__version__, 'threads': torch.get_num_threads(), 'machine': f'{platform.machine()}, {os.cpu_count()} cores', 'device': device}
+
+# %% ../nbs/runs.ipynb #runs040b
+def command_line(experiment: str, # name of a notebook in nbs/experiments
+                 given: dict,     # its parameters; empty ones are left out
+                 ) -> str:
+    "The command that repeats a run."
+    words = [f"'{k}={json.dumps(v)}'" if isinstance(v, dict) else f'{k}={v}' for k, v in given.items() if v not in ('', {})]
+    return ' '.join(['vaebm-run', f'nbs/experiments/{experiment}.ipynb', *words])
+
+def write_record(folder: Path | str, # run folder with weights.safetensors
+                 experiment: str,    # name of the notebook
+                 given: dict,        # its parameters
+                 model: str,         # 'nvae' or 'vaebm'
+                 config,             # dataclass
+                 metrics: dict,
+                 legs: list = (),    # records of earlier legs
+                 ) -> dict:
+    "Write metrics.json: configuration, command, metrics, SHA-256 of the weights, environment, and all legs of the training."
+    leg = {'command': command_line(experiment, given), 'config': config, 'metrics': metrics, 'sha256': hashlib.sha256((Path(folder) / 'weights.safetensors').read_bytes()).hexdigest()}
+    record = {'model': model, **leg, 'environment': environment(), 'legs': [*legs, leg]}
+    write_json(Path(folder) / 'metrics.json', record)
+    return record
 
 # %% ../nbs/runs.ipynb #runs042
 def checkpoint_folder() -> Path:
