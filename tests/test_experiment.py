@@ -90,6 +90,24 @@ assert fit(stage, f'{sys.argv[1]}/images.safetensors', every=4, progress=False) 
 """
 
 
+TRAIN_ENERGY = """
+import sys, torch, vaebm
+from vaebm.data import Images, embedded_digits
+from vaebm.runs import configure
+from vaebm.training import ImageStageTwo, VAEBMConfig, build_vaebm, fit
+torch.set_num_threads(1)
+digits, _ = embedded_digits()
+small = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(digits, [2] * 4), 2).expand(-1, 3, -1, -1)
+data = Images((255 * small).round().byte())
+config = configure(VAEBMConfig(), {'energy': {'width': 4, 'blocks': 'd1'}, 'stage2': {
+    'n_steps': 160, 'batch_size': 8, 'kernel': 'cycle', 'kernel_options': {'independence': {'n_proposals': 2}, 'pcn_langevin': {'step_size': .1}}, 'chain_steps': 1,
+    'buffer_size': 64, 'replay': .9, 'replay_anneal': 20, 'lr': 1e-3, 'noise': .03}})
+model = build_vaebm(config, vaebm.load_pretrained('nvae_digits'), data.sample(32, torch.Generator().manual_seed(0)))
+stage = ImageStageTwo(model, data, config.stage2)
+assert fit(stage, f'{sys.argv[1]}/energy.safetensors', every=4, progress=False) == 'finished'
+"""
+
+
 def train(folder, script, kill_after=None):
     "Run the training in its own process; with `kill_after` (checkpoints, seconds), SIGKILL it that long after it has written so many."
     process = subprocess.Popen([sys.executable, '-c', script, str(folder)], stderr=subprocess.PIPE, env=ONE_THREAD)
@@ -113,7 +131,7 @@ def same(a, b):
     return a == b
 
 
-@pytest.mark.parametrize('script, n_kills', [(TRAIN, 2), pytest.param(TRAIN, 10, marks=pytest.mark.slow), pytest.param(TRAIN_IMAGES, 5, marks=pytest.mark.slow)], ids=['2-D', '2-D long', 'images'])
+@pytest.mark.parametrize('script, n_kills', [(TRAIN, 2), pytest.param(TRAIN, 10, marks=pytest.mark.slow), pytest.param(TRAIN_IMAGES, 5, marks=pytest.mark.slow), pytest.param(TRAIN_ENERGY, 5, marks=pytest.mark.slow)], ids=['2-D', '2-D long', 'images', 'energy of images'])
 def test_killed_training_resumes_bit_for_bit(tmp_path, script, n_kills):
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     whole.mkdir(); killed.mkdir()

@@ -50,12 +50,16 @@ class VAEBM(nn.Module):
 
     def sample(self, n: int, # number of samples
                generator: torch.Generator | None = None,
-               kernel: Kernel | None = None, n_steps: int | None = None) -> torch.Tensor:
+               kernel: Kernel | None = None, n_steps: int | None = None, # by default the model's own
+               mean: bool = False,                # the decoder's means at the ends of the chains, instead of its samples?
+               start: torch.Tensor | None = None, # noise to start from, shape (n, D), instead of N(0, I)
+               callback=None,                     # of `run`
+               ) -> torch.Tensor:
         "Run `n` chains from N(0, I) and return their x = T(eps), shape (n, ...)."
         from vaebm.fast import fold, keep_memory  # chapter 07: same numbers, computed with less work
         keep_memory()
-        model, steps = fold(self), self.n_steps if n_steps is None else n_steps
+        model, layout, steps = fold(self), self.vae.layout, self.n_steps if n_steps is None else n_steps
         device = next((p.device for p in self.parameters()), None)
-        eps = torch.randn(n, self.vae.layout.size, generator=generator, device=device)
-        eps = run(kernel or self.kernel, model, eps, steps, generator).eps
-        with torch.no_grad(): return model.vae.transform(eps)
+        eps = torch.randn(n, layout.size, generator=generator, device=device) if start is None else start
+        eps = run(kernel or self.kernel, model, eps, steps, generator, callback).eps
+        with torch.no_grad(): return model.vae.transform(layout.center(eps) if mean else eps)

@@ -167,10 +167,10 @@ def write_record(folder: Path | str, # run folder with weights.safetensors
                  config,             # dataclass
                  metrics: dict,
                  legs: list = (),    # records of earlier legs
-                 ) -> dict:
+                 **more) -> dict:    # further entries of the record
     "Write metrics.json: configuration, command, metrics, SHA-256 of the weights, environment, and all legs of the training."
     leg = {'command': command_line(experiment, given), 'config': config, 'metrics': metrics, 'sha256': hashlib.sha256((Path(folder) / 'weights.safetensors').read_bytes()).hexdigest()}
-    record = {'model': model, **leg, 'environment': environment(), 'legs': [*legs, leg]}
+    record = {'model': model, **leg, 'environment': environment(), 'legs': [*legs, leg], **more}
     write_json(Path(folder) / 'metrics.json', record)
     return record
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['State', 'Info', 'Kernel', 'value_and_grad', 'init_with_grad', 'with_grad', 'check_step_size', 'normal_like',
-           'metropolis', 'run', 'langevin', 'mala', 'pcn_langevin', 'underdamped', 'hmc', 'independence', 'split_rhat',
-           'autocovariance', 'ess', 'ReplayBuffer']
+           'metropolis', 'run', 'langevin', 'mala', 'pcn_langevin', 'underdamped', 'hmc', 'independence', 'cycle',
+           'split_rhat', 'autocovariance', 'ess', 'ReplayBuffer']
 
 # %% ../nbs/02_langevin.ipynb #02langevin003
 import math
@@ -169,7 +169,7 @@ def independence(n_proposals: int = 1) -> Kernel: # Metropolis steps taken per c
         with torch.no_grad(): return State(eps.detach(), potential(eps))
     @torch.no_grad()
     def step(state, potential, generator=None):
-        state, accepted = State(state.eps, state.potential), 0
+        state, accepted = init(state.eps, potential) if state.potential is None else State(state.eps, state.potential), 0
         eps = normal_like(state.eps.expand(n_proposals, *state.eps.shape), generator)
         value = potential(eps.flatten(0, 1)).view(n_proposals, -1)
         for new in map(State, eps, value):
@@ -178,6 +178,17 @@ def independence(n_proposals: int = 1) -> Kernel: # Metropolis steps taken per c
             accepted = accepted + info.accepted / n_proposals
         return state, Info(accepted)
     return Kernel(init, step)
+
+# %% ../nbs/02_langevin.ipynb #02langevin062b
+def cycle(*kernels: Kernel) -> Kernel:
+    "One step of every kernel in turn; reports their mean acceptance."
+    def step(state, potential, generator=None):
+        accepted = 0
+        for kernel in kernels:
+            state, info = kernel.step(state, potential, generator)
+            accepted = accepted + info.accepted / len(kernels)
+        return state, Info(accepted)
+    return Kernel(kernels[0].init, step)
 
 # %% ../nbs/02_langevin.ipynb #02langevin075
 def split_rhat(x: torch.Tensor) -> torch.Tensor: # draws, shape (chains, draws, ...)

@@ -36,6 +36,10 @@ class Layout:
         "The flat vector (B, D) again."
         return torch.cat([p.movedim(1, -1).flatten(1) for p in (eps_x, *eps_z)], 1)
 
+    def center(self, eps: torch.Tensor) -> torch.Tensor:
+        "The same (B, D) with eps_x = 0, where T is the decoder's mean."
+        return torch.cat([torch.zeros_like(eps[:, :self.size_x]), eps[:, self.size_x:]], 1)
+
 # %% ../nbs/03_vae.ipynb #03vae022
 def normal(parameters: torch.Tensor, # last dimension holds means, then log standard deviations
            ) -> Normal:
