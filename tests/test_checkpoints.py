@@ -14,7 +14,8 @@ from vaebm import runs
 from vaebm.data import StackedDigits, coverage, gaussian_grid, load_images
 from vaebm.likelihood import mean_log_likelihood
 from vaebm.metrics import class_report, load_classifier
-from vaebm.runs import CheckpointError, message
+from vaebm.runs import CheckpointError, configure, message, publish, save_checkpoint, write_record
+from vaebm.training import VAEBMConfig, build_vaebm
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = json.loads((ROOT / 'data' / 'checkpoints' / 'manifest.json').read_text())
@@ -50,6 +51,21 @@ def test_stacked_mnist_nvae_samples_and_reconstructs_as_its_manifest_says():
     with torch.no_grad(): classes = class_report(classifier, (vae.reconstruct(x, generator=g)[1].loc + 1) / 2)['classes']
     accuracy = (classes == torch.stack([y // 100, y // 10 % 10, y % 10], 1)).float().mean().item()
     assert accuracy > .96 and recorded['accuracy']['reconstructions'] >= .97 and recorded['modes']['modes'] == 1000
+
+
+def test_an_energy_is_published_apart_from_its_vae_and_loaded_with_it(checkpoints, tmp_path):
+    vae = vaebm.load_pretrained('nvae_digits')
+    config = configure(VAEBMConfig(nvae=vae.config), {'energy': {'width': 4, 'blocks': 'd1'}, 'stage2': {'kernel': 'independence', 'kernel_options': {'n_proposals': 2}}, 'sample_steps': 3})
+    model = build_vaebm(config, vae, torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    save_checkpoint(tmp_path / 'weights.safetensors', model.energy.state_dict())
+    write_record(tmp_path, 'digits', {'tier': 'cpu'}, 'energy', config, {}, vae={'name': 'nvae_digits', 'sha256': MANIFEST['nvae_digits']['sha256']})
+    publish(tmp_path, 'digits', checkpoints)
+    loaded, g = vaebm.load_pretrained('digits'), lambda: torch.Generator().manual_seed(1)
+    assert torch.equal(loaded.sample(2, g()), model.sample(2, g())) and not any(p.requires_grad for p in loaded.parameters())
+    manifest = json.loads((checkpoints / 'manifest.json').read_text())
+    manifest['digits']['vae']['sha256'] = '0'
+    (checkpoints / 'manifest.json').write_text(json.dumps(manifest))
+    assert 'belongs to nvae_digits of SHA-256 0' in message(CheckpointError, vaebm.load_pretrained, 'digits')
 
 
 @pytest.mark.parametrize('damage', ['truncate', 'flip'])

@@ -28,6 +28,12 @@ def test_bench_table_matches_its_record():
     assert f"{peak['float32']} in float32, against {peak['plain']} for the plain networks" in readme
 
 
+def legs_are_stated(entry, readme):
+    "Total time of training, and the command of every leg."
+    minutes = sum(leg['metrics']['train_s'] for leg in entry['legs']) / 60
+    return f'{minutes:.0f} minutes' in readme and all(leg['command'] in readme for leg in entry['legs'])
+
+
 def test_stacked_mnist_table_matches_the_manifest():
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
     entry = json.loads((ROOT / 'data' / 'checkpoints' / 'manifest.json').read_text())['stacked_mnist_nvae']
@@ -35,5 +41,15 @@ def test_stacked_mnist_table_matches_the_manifest():
     for name in ('test images', 'reconstructions', 'samples'):
         cells = [name, f"{m['confidence'][name]:.3f}", f"{m['share_kl'][name]:.3f}", f"{100 * m['accuracy'][name]:.1f} %" if name in m['accuracy'] else '']
         assert ' | '.join(cells).strip() in readme
-    assert f"| {m['modes']['modes']}/1000 | {m['modes']['kl']:.3f} |" in readme and f"{m['train_s'] / 60:.0f} minutes" in readme and entry['command'] in readme
+    assert f"| {m['modes']['modes']}/1000 | {m['modes']['kl']:.3f} |" in readme and legs_are_stated(entry, readme)
     assert f"{m['bound']['elbo']:.0f} nats".replace('-', '−') in readme and f"{m['bound']['bits_per_dim']:.3f} bits" in readme
+
+
+def test_cifar10_table_matches_the_manifest():
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    entry = json.loads((ROOT / 'data' / 'checkpoints' / 'manifest.json').read_text())['cifar10_nvae']
+    m = entry['metrics']
+    for name, distance in m['frechet_efficientnet_lite0'].items():
+        assert f"| {m['n_samples'] if name == 'means' else m['n_test']:,} | {distance:.0f} |" in readme, name
+    assert legs_are_stated(entry, readme) and f"{sum(leg['metrics']['updates'] for leg in entry['legs']):,} updates" in readme
+    assert f"{m['bound']['elbo']:,.0f} nats, {m['bound']['bits_per_dim']:.3f} bits".replace('-', '−') in readme

@@ -21,7 +21,8 @@ def log_z_importance(model: VAEBM,
                      generator: torch.Generator | None = None, chunk: int = 2 ** 15) -> dict:
     "log Z = log E_p[exp(-E)] (Sec. 3): estimate and standard error in nats, and effective sample share of the weights."
     sizes = [chunk] * (n // chunk) + [n % chunk] * (n % chunk > 0)
-    draw = lambda size: model.vae.transform(torch.randn(size, model.vae.layout.size, generator=generator))
+    device = generator.device if generator else None
+    draw = lambda size: model.vae.transform(torch.randn(size, model.vae.layout.size, generator=generator, device=device))
     log_w = torch.cat([-model.energy(draw(size)) for size in sizes]).double()
     log_z = torch.logsumexp(log_w, 0) - math.log(n)
     ess = torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)) / n

@@ -14,6 +14,7 @@ import json
 import os
 import pickle
 import platform
+import shlex
 import sys
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
@@ -157,13 +158,13 @@ def command_line(experiment: str, # name of a notebook in nbs/experiments
                  given: dict,     # its parameters; empty ones are left out
                  ) -> str:
     "The command that repeats a run."
-    words = [f"'{k}={json.dumps(v)}'" if isinstance(v, dict) else f'{k}={v}' for k, v in given.items() if v not in ('', {})]
+    words = [shlex.quote(f'{k}={v if isinstance(v, str) else json.dumps(v)}') for k, v in given.items() if v not in ('', {})]
     return ' '.join(['vaebm-run', f'nbs/experiments/{experiment}.ipynb', *words])
 
 def write_record(folder: Path | str, # run folder with weights.safetensors
                  experiment: str,    # name of the notebook
                  given: dict,        # its parameters
-                 model: str,         # 'nvae' or 'vaebm'
+                 model: str,         # kind: a key of `vaebm.training.LOADERS`
                  config,             # dataclass
                  metrics: dict,
                  legs: list = (),    # records of earlier legs

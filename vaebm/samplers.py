@@ -135,15 +135,15 @@ def underdamped(step_size: float,      # h, a time: compare with sqrt(eta)
                 ) -> Kernel:
     "Underdamped Langevin dynamics, BAOAB splitting (Leimkuhler & Matthews 2013); one gradient a step."
     h = check_step_size(step_size); c = math.exp(-friction * h)
-    def init(eps, potential):
-        return init_with_grad(eps, potential)._replace(momentum=torch.zeros_like(eps))
     def step(state, potential, generator=None):
-        p = state.momentum - h / 2 * state.grad
+        state = with_grad(state, potential)
+        momentum = normal_like(state.eps, generator) if state.momentum is None else state.momentum   # a start, or another kernel moved the chain
+        p = momentum - h / 2 * state.grad
         half = state.eps + h / 2 * p
         p = c * p + math.sqrt(1 - c ** 2) * normal_like(p, generator)
         new = init_with_grad(half + h / 2 * p, potential)
         return new._replace(momentum=p - h / 2 * new.grad), Info(torch.ones_like(new.potential))
-    return Kernel(init, step)
+    return Kernel(init_with_grad, step)
 
 # %% ../nbs/02_langevin.ipynb #02langevin058
 def hmc(step_size: float,    # h of the leapfrog integrator
@@ -181,7 +181,8 @@ def independence(n_proposals: int = 1) -> Kernel: # Metropolis steps taken per c
 
 # %% ../nbs/02_langevin.ipynb #02langevin062b
 def cycle(*kernels: Kernel) -> Kernel:
-    "One step of every kernel in turn; reports their mean acceptance."
+    "One step of every kernel in turn; reports their mean acceptance. Raises `ValueError` without kernels."
+    if not kernels: raise ValueError('cycle needs at least one kernel, got none')
     def step(state, potential, generator=None):
         accepted = 0
         for kernel in kernels:
