@@ -206,8 +206,7 @@ class StageTwo(Stage):
         keep_memory()
         self.vae, self.energy, self.kernel, self.sample_steps = fold(model.vae), model.energy, make_kernel(config), model.n_steps
         layout, dtype = model.vae.layout, torch.float16 if config.half_buffer else torch.float32
-        rows = config.buffer_size if config.replay else 1   # chains that never start from the buffer need none
-        self.buffer = ReplayBuffer(rows, layout.size, 0 if config.keep_eps_x else layout.size_x, dtype, buffer_path, self.generator.device)
+        self.buffer = ReplayBuffer(config.buffer_size, layout.size, 0 if config.keep_eps_x else layout.size_x, dtype, buffer_path, self.generator.device)
 
     def rate(self) -> float: return self.config.lr if self.config.constant else super().rate()
 
@@ -468,7 +467,7 @@ class ImageStageTwoConfig(StageTwoConfig):
     kernel: str = 'langevin'
     kernel_options: dict = field(default_factory=lambda: {'step_size': 8e-5})
     chain_steps: int = 10
-    buffer_size: int = 10_000
+    buffer_size: int = 1           # of chains that persist, App. E: 10,000
     replay: float = 0.
     keep_eps_x: bool = False
     half_buffer: bool = True       # the course's own
@@ -480,12 +479,15 @@ class ImageStageTwoConfig(StageTwoConfig):
     flip: bool = False             # mirror the data at random
     max_gap: float = 1000.         # the course's own; published runs have no guard
 
+    def __post_init__(self):
+        if self.replay and self.buffer_size < self.batch_size: raise ValueError(f'buffer_size must be at least batch_size, {self.batch_size}, if chains persist, got {self.buffer_size}')
+
 # %% ../nbs/11_images.ipynb #images011
 TABLE_8 = {
     'cifar10': {},
-    'cifar10_persistent': {'replay': .6, 'replay_anneal': 5000, 'chain_steps': 6, 'kernel_options': {'step_size': 6e-5}},
+    'cifar10_persistent': {'buffer_size': 10_000, 'replay': .6, 'replay_anneal': 5000, 'chain_steps': 6, 'kernel_options': {'step_size': 6e-5}},
     'celeba64': {'n_steps': 20_000, 'lr': 5e-5, 'kernel_options': {'step_size': 5e-6}},
-    'lsun64': {'n_steps': 20_000, 'replay': .6, 'replay_anneal': 5000, 'kernel_options': {'step_size': 4e-6}},
+    'lsun64': {'n_steps': 20_000, 'buffer_size': 10_000, 'replay': .6, 'replay_anneal': 5000, 'kernel_options': {'step_size': 4e-6}},
     'celebahq256': {'n_steps': 9_000, 'batch_size': 16, 'replay': .6, 'replay_anneal': 3000, 'buffer_size': 8_000, 'chain_steps': 6, 'kernel_options': {'step_size': 3e-6}},
 }
 RELEASED = {
