@@ -49,6 +49,17 @@ def test_image_experiments_need_nothing_but_the_packages(tmp_path, name):
     assert again.returncode != 0 and 'belongs to another configuration' in again.stderr
 
 
+@pytest.mark.slow
+def test_architectures_keep_finished_rows(tmp_path):
+    run = lambda: vaebm_run('tier=smoke', f'run_dir={tmp_path}', notebook=NOTEBOOK.with_name('architectures.ipynb'))
+    assert run().returncode == 0
+    record, rows = json.loads((tmp_path / 'metrics.json').read_text()), sorted(tmp_path.glob('????????????.json'))
+    assert len(rows) == len(record['rows']) == 7 and all(r['status'] == 'finished' for r in record['rows'].values())
+    rows[0].unlink()
+    written = {p: p.stat().st_mtime_ns for p in rows[1:]}
+    assert run().returncode == 0 and rows[0].exists() and written == {p: p.stat().st_mtime_ns for p in rows[1:]}
+
+
 def test_unknown_parameter_is_refused_before_anything_runs(tmp_path):
     done = vaebm_run('teir=smoke', f'run_dir={tmp_path}')
     assert done.returncode != 0 and "unknown parameter 'teir'" in done.stderr and 'allowed: tier, seed' in done.stderr
