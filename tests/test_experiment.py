@@ -110,10 +110,11 @@ torch.set_num_threads(1)
 digits, _ = embedded_digits()
 small = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(digits, [2] * 4), 2).expand(-1, 3, -1, -1)
 data = Images((255 * small).round().byte())
-config = configure(VAEBMConfig(), {'energy': {'width': 4, 'blocks': 'd1'}, 'stage2': {
+vae = vaebm.load_pretrained('nvae_digits')
+config = configure(VAEBMConfig(nvae=vae.config), {'energy': {'width': 4, 'blocks': 'd1'}, 'stage2': {
     'n_steps': 160, 'batch_size': 8, 'kernel': 'cycle', 'kernel_options': {'independence': {'n_proposals': 2}, 'pcn_langevin': {'step_size': .1}}, 'chain_steps': 1,
     'buffer_size': 64, 'replay': .9, 'replay_anneal': 20, 'lr': 1e-3, 'noise': .03}})
-model = build_vaebm(config, vaebm.load_pretrained('nvae_digits'), data.sample(32, torch.Generator().manual_seed(0)))
+model = build_vaebm(config, vae, data.sample(32, torch.Generator().manual_seed(0)))
 stage = ImageStageTwo(model, data, config.stage2)
 assert fit(stage, f'{sys.argv[1]}/energy.safetensors', every=4, progress=False) == 'finished'
 """

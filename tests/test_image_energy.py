@@ -26,9 +26,10 @@ def test_twenty_times_the_rate_ends_with_the_guard_and_good_weights(tmp_path, se
     digits, g = small_digits(), torch.Generator().manual_seed(seed)
     data = Images((255 * digits[::2]).round().byte())
     held_out = digits[1::20] + .03 * torch.randn(250, 3, 16, 16, generator=g)
-    config = configure(VAEBMConfig(), {'seed': seed, 'energy': {'width': 8, 'blocks': 'd1 d2'}, 'stage2': PUBLISHED_CHAIN | {
-        'n_steps': 2000, 'batch_size': 16, 'lr': 20e-3, 'noise': .03, 'clip': False, 'spectral': 0., 'buffer_size': 16}})
-    model = build_vaebm(config, vaebm.load_pretrained('nvae_digits'), data.sample(64, g))
+    trained = vaebm.load_pretrained('nvae_digits')
+    config = configure(VAEBMConfig(nvae=trained.config), {'seed': seed, 'energy': {'width': 8, 'blocks': 'd1 d2'}, 'stage2': PUBLISHED_CHAIN | {
+        'n_steps': 2000, 'batch_size': 16, 'lr': 20e-3, 'noise': .03, 'clip': False, 'spectral': 0., 'max_gap': 50.}})
+    model = build_vaebm(config, trained, data.sample(64, g))
     gain = lambda energy: likelihood_gain(VAEBM(vae, fold(energy)), held_out, 500, torch.Generator().manual_seed(1))
     stage = ImageStageTwo(model, data, config.stage2, seed)
     vae = stage.vae
