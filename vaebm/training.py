@@ -436,10 +436,8 @@ def build_nvae(config: ImageConfig) -> tuple[NVAE, list]: # the model, records o
             torch.manual_seed(config.seed)
             return NVAE(config.nvae), []
     entry, state = read_weights(config.start)
-    theirs = configure(NVAEConfig(), entry['config'].get('nvae', entry['config']))
-    if theirs != config.nvae: raise ValueError(f'nvae must be the architecture of {config.start}, {theirs}, got {config.nvae}')
-    model = NVAE(theirs)
-    model.load_state_dict(state)
+    model = LOADERS['nvae'](entry, state)
+    if model.config != config.nvae: raise ValueError(f'nvae must be the architecture of {config.start}, {model.config}, got {config.nvae}')
     return model, entry.get('legs', [{k: entry[k] for k in ('command', 'config', 'metrics', 'sha256') if k in entry}])
 
 # %% ../nbs/11_images.ipynb #images002
