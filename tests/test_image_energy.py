@@ -7,6 +7,7 @@ import torch
 import vaebm
 from vaebm.data import Images, embedded_digits
 from vaebm.fast import fold
+from vaebm.likelihood import log_z_importance
 from vaebm.model import VAEBM
 from vaebm.runs import configure, load_checkpoint
 from vaebm.training import TABLE_8, ImageStageTwo, ImageStageTwoConfig, Monitor, VAEBMConfig, build_vaebm, fit, likelihood_gain
@@ -30,7 +31,7 @@ def test_twenty_times_the_rate_ends_with_the_guard_and_good_weights(tmp_path, se
     config = configure(VAEBMConfig(nvae=trained.config), {'seed': seed, 'energy': {'width': 8, 'blocks': 'd1 d2'}, 'stage2': PUBLISHED_CHAIN | {
         'n_steps': 2000, 'batch_size': 16, 'lr': 20e-3, 'noise': .03, 'clip': False, 'spectral': 0., 'max_gap': 50.}})
     model = build_vaebm(config, trained, data.sample(64, g))
-    gain = lambda energy: likelihood_gain(VAEBM(vae, fold(energy)), held_out, 500, torch.Generator().manual_seed(1))
+    gain = lambda energy: likelihood_gain(m := VAEBM(vae, fold(energy)), held_out, log_z_importance(m, 500, torch.Generator().manual_seed(1), 250))
     stage = ImageStageTwo(model, data, config.stage2, seed)
     vae = stage.vae
     status = fit(stage, tmp_path / 'stage2.safetensors', 5, progress=False, watch=Monitor(tmp_path, judge=lambda s: gain(s.energy)))

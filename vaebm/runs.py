@@ -234,6 +234,7 @@ def execute(notebook: Path | str,       # a notebook with a cell tagged `paramet
 def main(argv: list[str] | None = None) -> None:
     "Command line: vaebm-run NOTEBOOK [name=value ...]; values are JSON, anything else is a string."
     notebook, *pairs = argv or sys.argv[1:] or sys.exit(main.__doc__)
+    if notebook in ('-h', '--help'): return print(main.__doc__)
     values = {}
     for pair in pairs:
         name, _, text = pair.partition('=')
