@@ -1,4 +1,4 @@
-# make run: the main job (two-stage training on its embedded default).  make test: every notebook and every test.  make bench: what the fast path gains on this machine.
+# make run: the main job (two-stage training on its embedded default).  make test: notebooks and tests, the longest excepted, which make test-slow runs.  make bench: what the fast path gains on this machine.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in str(p) and p.parent.name != 'experiments')
+LONG = {'07_fast', '08_two_stage', '11_images'}   # minutes each
 LIMIT_S = 400  # per notebook: a hang fails instead of stopping the suite; processors without bfloat16 need minutes for chapter 07
 
 RUN = """
@@ -68,7 +69,7 @@ def solve(notebook):
     return solutions
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in LONG)) for p in NOTEBOOKS])
 def test_notebook_runs_with_its_exercises_solved(path, copy):
     solved = copy / path.relative_to(ROOT)
     stored, notebook = solved.read_text(), nbformat.read(solved, as_version=4)

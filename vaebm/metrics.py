@@ -171,6 +171,7 @@ def load_statistics(name: str) -> Statistics: # a key of the manifest
 
 # %% ../nbs/11_images.ipynb #imagesmet00
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from .fast import fold
 from .samplers import Kernel, run

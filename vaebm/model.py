@@ -55,7 +55,7 @@ class VAEBM(nn.Module):
                start: torch.Tensor | None = None, # noise to start from, shape (n, D), instead of N(0, I)
                callback=None,                     # of `run`
                ) -> torch.Tensor:
-        "Run `n` chains from N(0, I), or from `start`, and return their x = T(eps), shape (n, ...); raises `ValueError` if `start` is not (n, D)."
+        "Run `n` chains from N(0, I), or from `start`, and return their x = T(eps), shape (n, ...), images clamped to [0, 1]; raises `ValueError` if `start` is not (n, D)."
         from vaebm.fast import fold, keep_memory  # chapter 07: same numbers, computed with less work
         keep_memory()
         model, layout, steps = fold(self), self.vae.layout, self.n_steps if n_steps is None else n_steps
@@ -63,4 +63,5 @@ class VAEBM(nn.Module):
         if start is not None and start.shape != (n, layout.size): raise ValueError(f'start must have shape ({n}, {layout.size}), got {tuple(start.shape)}')
         eps = torch.randn(n, layout.size, generator=generator, device=device) if start is None else start
         eps = run(kernel or self.kernel, model, eps, steps, generator, callback).eps
-        with torch.no_grad(): return model.vae.transform(layout.center(eps) if mean else eps)
+        with torch.no_grad(): x = model.vae.transform(layout.center(eps) if mean else eps)
+        return x.clamp(0, 1) if x.ndim == 4 else x

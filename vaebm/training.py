@@ -451,7 +451,7 @@ import torch
 from torch.nn import functional as F
 
 from .energy import EnergyResNet
-from .fast import fold
+from .fast import fold, keep_memory
 from .layers import data_dependent_init
 from .model import VAEBM
 from .nvae import NVAE, readjust_batch_norm
