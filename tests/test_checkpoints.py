@@ -13,7 +13,7 @@ import vaebm
 from vaebm import runs
 from vaebm.data import StackedDigits, coverage, gaussian_grid, load_images
 from vaebm.likelihood import mean_log_likelihood
-from vaebm.metrics import class_report, load_classifier
+from vaebm.metrics import along_chains, class_report, load_classifier
 from vaebm.runs import CheckpointError, configure, message, publish, save_checkpoint, write_record
 from vaebm.training import VAEBMConfig, build_vaebm
 
@@ -51,6 +51,19 @@ def test_stacked_mnist_nvae_samples_and_reconstructs_as_its_manifest_says():
     with torch.no_grad(): classes = class_report(classifier, (vae.reconstruct(x, generator=g)[1].loc + 1) / 2)['classes']
     accuracy = (classes == torch.stack([y // 100, y // 10 % 10, y % 10], 1)).float().mean().item()
     assert accuracy > .96 and recorded['accuracy']['reconstructions'] >= .97 and recorded['modes']['modes'] == 1000
+
+
+def test_stacked_mnist_chains_end_where_its_manifest_says():
+    entry, model, classifier = MANIFEST['stacked_mnist'], vaebm.load_pretrained('stacked_mnist'), load_classifier()
+    recorded = {name: r['modes'] for name, r in entry['metrics']['samples'].items()}
+    assert recorded['VAEBM']['modes'] == 1000 and recorded['VAEBM']['kl'] < recorded['VAE']['kl']
+    path = along_chains(model, 100, (0, model.n_steps), generator=torch.Generator().manual_seed(0))
+    for k, station in path.items():
+        energies = [part[str(k)]['energy'] for part in entry['metrics']['lengths']]
+        assert abs(station.energy.mean() - sum(energies) / len(energies)) < 4 * station.energy.std() / 10, k
+    confidence = [class_report(classifier, station.images[:])['confidence'] for station in path.values()]
+    assert confidence[1] > confidence[0]
+    assert model.sample(2, torch.Generator().manual_seed(0)).shape == (2, 3, 32, 32)
 
 
 def test_an_energy_is_published_apart_from_its_vae_and_loaded_with_it(checkpoints, tmp_path):

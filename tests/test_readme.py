@@ -39,10 +39,18 @@ def test_stacked_mnist_table_matches_the_manifest():
     entry = json.loads((ROOT / 'data' / 'checkpoints' / 'manifest.json').read_text())['stacked_mnist_nvae']
     m = entry['metrics']
     for name in ('test images', 'reconstructions', 'samples'):
-        cells = [name, f"{m['confidence'][name]:.3f}", f"{m['share_kl'][name]:.3f}", f"{100 * m['accuracy'][name]:.1f} %" if name in m['accuracy'] else '']
+        cells = ['samples of the NVAE' if name == 'samples' else name, f"{m['confidence'][name]:.3f}", f"{m['share_kl'][name]:.3f}", f"{100 * m['accuracy'][name]:.1f} %" if name in m['accuracy'] else '']
         assert ' | '.join(cells).strip() in readme
     assert f"| {m['modes']['modes']}/1000 | {m['modes']['kl']:.3f} |" in readme and legs_are_stated(entry, readme)
     assert f"{m['bound']['elbo']:.0f} nats".replace('-', '−') in readme and f"{m['bound']['bits_per_dim']:.3f} bits" in readme
+
+
+def test_stacked_mnist_energy_matches_the_manifest():
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    m = json.loads((ROOT / 'data' / 'checkpoints' / 'manifest.json').read_text())['stacked_mnist']['metrics']
+    r, gain = m['samples']['VAEBM'], m['gain']['test']
+    assert f"| samples of the VAEBM | {r['confidence']:.3f} | {r['share_kl']:.3f} |  | {r['modes']['modes']}/1000 | {r['modes']['kl']:.3f} |" in readme
+    assert f"the energy adds {gain['gain']:.1f} ± {gain['se']:.1f}" in readme and f"{(m['ratio_s'] + m['train_s']) / 60:.0f} minutes" in readme
 
 
 def test_cifar10_table_matches_the_manifest():
