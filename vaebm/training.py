@@ -559,7 +559,7 @@ def likelihood_gain(model: VAEBM,
 
 # %% ../nbs/11_images.ipynb #imagesratio01
 class DensityRatio(Stage):
-    "Train the energy by logistic regression of data against draws of the frozen VAE (Gutmann & Hyvärinen 2010): E -> log p(x) - log p_data(x)."
+    "Train the energy by logistic regression of data against draws of the frozen VAE (Gutmann & Hyvärinen 2010): E -> log p_theta(x) - log p_data(x)."
     def __init__(self, model: VAEBM, x, config: RatioConfig, seed: int = 0): # x: anything with `sample(n, generator)`, or a tensor
         super().__init__(model.energy, x, config, seed, torch.optim.Adam(model.energy.parameters(), config.lr))
         keep_memory()
