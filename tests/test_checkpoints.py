@@ -57,10 +57,11 @@ def test_stacked_mnist_chains_end_where_its_manifest_says():
     entry, model, classifier = MANIFEST['stacked_mnist'], vaebm.load_pretrained('stacked_mnist'), load_classifier()
     recorded = {name: r['modes'] for name, r in entry['metrics']['samples'].items()}
     assert recorded['VAEBM']['modes'] == 1000 and recorded['VAEBM']['kl'] < recorded['VAE']['kl']
-    path = along_chains(model, 100, (0, model.n_steps), generator=torch.Generator().manual_seed(0))
+    torch.set_num_threads(1)   # other tests run beside this one
+    path = along_chains(model, 64, (0, model.n_steps), generator=torch.Generator().manual_seed(0))
     for k, station in path.items():
         energies = [part[str(k)]['energy'] for part in entry['metrics']['lengths']]
-        assert abs(station.energy.mean() - sum(energies) / len(energies)) < 4 * station.energy.std() / 10, k
+        assert abs(station.energy.mean() - sum(energies) / len(energies)) < 4 * station.energy.std() / 8, k
     confidence = [class_report(classifier, station.images[:])['confidence'] for station in path.values()]
     assert confidence[1] > confidence[0]
     assert model.sample(2, torch.Generator().manual_seed(0)).shape == (2, 3, 32, 32)
