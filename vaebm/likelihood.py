@@ -27,10 +27,7 @@ def log_z_importance(model: VAEBM,
                      n: int = 200_000,  # draws of the VAE
                      generator: torch.Generator | None = None, chunk: int = 2 ** 15) -> dict:
     "log Z = log E_p[exp(-E)] (Sec. 3): estimate and standard error in nats, and effective sample share of the `n` weights."
-    sizes = [chunk] * (n // chunk) + [n % chunk] * (n % chunk > 0)
-    device = generator.device if generator else None
-    draw = lambda size: model.vae.transform(torch.randn(size, model.vae.layout.size, generator=generator, device=device))
-    return weight_report(torch.cat([-model.energy(draw(size)) for size in sizes]))
+    return weight_report(torch.cat([-model.energy_at(eps) for eps in model.vae.layout.noise(n, chunk, generator)]))
 
 # %% ../nbs/09_likelihood.ipynb #09likelihood018
 @torch.inference_mode()
@@ -107,10 +104,10 @@ def log_z_ais(model: VAEBM,
               generator: torch.Generator | None = None, chunk: int = 100) -> dict:
     "log Z = log E_p[exp(-E)] by annealed importance sampling from the VAE (Neal 2001), a lower bound in expectation: estimate and standard error in nats, effective share of the n weights."
     if n_steps < 1: raise ValueError(f'n_steps must be >= 1, got {n_steps}')
-    model, log_w = fold(model), []
-    for size in [chunk] * (n // chunk) + [n % chunk] * (n % chunk > 0):
-        eps, betas = torch.randn(size, model.vae.layout.size, generator=generator), torch.linspace(0, 1, n_steps + 1) ** 2
-        energy, total = model.energy_at(eps), torch.zeros(size, dtype=torch.float64)
+    model, betas, log_w = fold(model), torch.linspace(0, 1, n_steps + 1) ** 2, []
+    for eps in model.vae.layout.noise(n, chunk, generator):
+        energy = model.energy_at(eps)
+        total = torch.zeros_like(energy, dtype=torch.float64)
         for before, beta in zip(betas, betas[1:]):
             total -= (beta - before) * energy
             state = run(kernel, VAEBM(model.vae, _Scaled(model.energy, beta)), eps, 1, generator)

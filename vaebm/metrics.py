@@ -194,8 +194,7 @@ def along_chains(model, n: int,            # a `VAEBM`, number of chains
         if k not in seen: return
         x = model.vae.transform(layout.center(eps)).clamp(0, 1)
         seen[k].append(((255 * x).round().byte(), model.energy_at(eps)))
-    for size in [chunk] * (n // chunk) + [n % chunk] * (n % chunk > 0):
-        start = torch.randn(size, layout.size, generator=generator)
+    for start in layout.noise(n, chunk, generator):
         look(0, start)
         run(kernel or model.kernel, model, start, stations[-1], generator, lambda d: look(d['step'] + 1, d['state'].eps))
     return {k: Station(Images(torch.cat([p for p, _ in parts])), torch.cat([e for _, e in parts])) for k, parts in seen.items()}

@@ -85,12 +85,16 @@ class Config:
 def make_kernel(config: StageTwoConfig) -> Kernel:
     "The sampler that `config` names; options of 'cycle' name its kernels and their options, with how many `times` each steps if not once. Raises `ValueError` for an unknown one."
     if config.kernel != 'cycle': return _kernel(config.kernel, config.kernel_options)
-    return samplers.cycle(*[_kernel(name, options) for name, options in config.kernel_options.items() for _ in range(options.get('times', 1))])
+    kernels = []
+    for name, options in config.kernel_options.items():
+        options = {'times': 1} | options
+        kernels += options.pop('times') * [_kernel(name, options)]
+    return samplers.cycle(*kernels)
 
 def _kernel(name: str, options: dict) -> Kernel:
     names = ['langevin', 'mala', 'pcn_langevin', 'underdamped', 'hmc', 'independence']
     if name not in names: raise ValueError(f'kernel must be cycle or one of {", ".join(names)}, got {name!r}')
-    return getattr(samplers, name)(**{k: v for k, v in options.items() if k != 'times'})
+    return getattr(samplers, name)(**options)
 
 # %% ../nbs/08_two_stage.ipynb #08twostage018
 def build(config: Config) -> VAEBM:

@@ -7,7 +7,7 @@ __all__ = ['Layout', 'normal', 'MLPVAE']
 
 # %% ../nbs/03_vae.ipynb #03vae003
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -24,6 +24,10 @@ class Layout:
         self.shapes = [tuple(s) for s in (x_shape, *z_shapes)]
         self.sizes = [math.prod(s) for s in self.shapes]
         self.size, self.size_x = sum(self.sizes), self.sizes[0]
+
+    def noise(self, n: int, chunk: int, generator: torch.Generator | None = None) -> Iterator[torch.Tensor]:
+        "N(0, I) noise of `n` samples in parts of at most `chunk`, each (B, D), on the generator's device."
+        for done in range(0, n, chunk): yield torch.randn(min(chunk, n - done), self.size, generator=generator, device=generator.device if generator else None)
 
     def split(self, eps: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]: # noise, shape (B, D)
         "eps_x (B, *x_shape) and the list of eps_z, as views; raises `ValueError` on any other shape."
