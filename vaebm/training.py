@@ -536,17 +536,23 @@ class VAEBMConfig(ImageConfig):
     ratio: RatioConfig = field(default_factory=RatioConfig)
     stage2: ImageStageTwoConfig = field(default_factory=ImageStageTwoConfig)
     sample_steps: int = 16   # kernel steps of a test-time chain (App. E)
+    start_energy: str = ''   # name of a published energy of the same VAE to go on from
 
 # %% ../nbs/11_images.ipynb #images017
 def build_vaebm(config: VAEBMConfig, vae: NVAE, # trained
                 x: torch.Tensor,                # images, shape (n, 3, H, W), for the data-dependent initialisation
                 ) -> VAEBM:
-    "The product of `vae`, frozen, and a fresh energy whose weights follow from seed and images; raises `ValueError` if `vae` is not what `config` says."
+    "The product of `vae`, frozen, and a fresh energy whose weights follow from seed and images, or the published one that `config.start_energy` names; raises `ValueError` if `vae` is not what `config` says, or not the one of that energy."
     if vae.config != config.nvae: raise ValueError(f'vae must have the architecture of config, {config.nvae}, got {vae.config}')
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         energy = EnergyResNet(**asdict(config.energy))
     data_dependent_init(energy, x)
+    if config.start_energy:
+        theirs = LOADERS['energy'](*read_weights(config.start_energy))
+        ours = vae.state_dict()
+        if not all(k in ours and torch.equal(v, ours[k]) for k, v in theirs.vae.state_dict().items()): raise ValueError(f'vae must be the one that the energy of {config.start_energy} was trained on, got another')
+        energy.load_state_dict(theirs.energy.state_dict())
     return VAEBM(vae.eval().requires_grad_(False), energy, make_kernel(config.stage2), config.sample_steps)
 
 # %% ../nbs/11_images.ipynb #images021
