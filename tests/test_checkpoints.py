@@ -53,8 +53,9 @@ def test_stacked_mnist_nvae_samples_and_reconstructs_as_its_manifest_says():
     assert accuracy > .96 and recorded['accuracy']['reconstructions'] >= .97 and recorded['modes']['modes'] == 1000
 
 
-def test_stacked_mnist_chains_end_where_its_manifest_says():
-    entry, model, classifier = MANIFEST['stacked_mnist'], vaebm.load_pretrained('stacked_mnist'), load_classifier()
+@pytest.mark.parametrize('name', ['stacked_mnist', 'stacked_mnist_short'])
+def test_stacked_mnist_chains_end_where_its_manifest_says(name):
+    entry, model, classifier = MANIFEST[name], vaebm.load_pretrained(name), load_classifier()
     recorded = {name: r['modes'] for name, r in entry['metrics']['samples'].items()}
     assert recorded['VAEBM']['modes'] == 1000 and recorded['VAEBM']['kl'] < recorded['VAE']['kl']
     torch.set_num_threads(1)   # other tests run beside this one
