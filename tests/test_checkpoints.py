@@ -56,7 +56,7 @@ def test_stacked_mnist_nvae_samples_and_reconstructs_as_its_manifest_says():
 @pytest.mark.parametrize('name', ['stacked_mnist', 'stacked_mnist_short'])
 def test_stacked_mnist_chains_end_where_its_manifest_says(name):
     entry, model, classifier = MANIFEST[name], vaebm.load_pretrained(name), load_classifier()
-    recorded = {name: r['modes'] for name, r in entry['metrics']['samples'].items()}
+    recorded = {row: r['modes'] for row, r in entry['metrics']['samples'].items()}
     assert recorded['VAEBM']['modes'] == 1000 and recorded['VAEBM']['kl'] < recorded['VAE']['kl']
     torch.set_num_threads(1)   # other tests run beside this one
     path = along_chains(model, 64, (0, model.n_steps), generator=torch.Generator().manual_seed(0))

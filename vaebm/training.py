@@ -542,18 +542,24 @@ class VAEBMConfig(ImageConfig):
 def build_vaebm(config: VAEBMConfig, vae: NVAE, # trained
                 x: torch.Tensor,                # images, shape (n, 3, H, W), for the data-dependent initialisation
                 ) -> VAEBM:
-    "The product of `vae`, frozen, and a fresh energy whose weights follow from seed and images, or the published one that `config.start_energy` names; raises `ValueError` if `vae` is not what `config` says, or not the one of that energy."
+    "The product of `vae`, frozen, and a fresh energy whose weights follow from seed and images, or the published one that `config.start_energy` names; raises `ValueError` if `vae` or that energy is not what `config` says, or they do not belong together."
     if vae.config != config.nvae: raise ValueError(f'vae must have the architecture of config, {config.nvae}, got {vae.config}')
+    energy = _published_energy(config, vae) if config.start_energy else _fresh_energy(config, x)
+    return VAEBM(vae.eval().requires_grad_(False), energy, make_kernel(config.stage2), config.sample_steps)
+
+def _fresh_energy(config, x):
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         energy = EnergyResNet(**asdict(config.energy))
     data_dependent_init(energy, x)
-    if config.start_energy:
-        theirs = LOADERS['energy'](*read_weights(config.start_energy))
-        ours = vae.state_dict()
-        if not all(k in ours and torch.equal(v, ours[k]) for k, v in theirs.vae.state_dict().items()): raise ValueError(f'vae must be the one that the energy of {config.start_energy} was trained on, got another')
-        energy.load_state_dict(theirs.energy.state_dict())
-    return VAEBM(vae.eval().requires_grad_(False), energy, make_kernel(config.stage2), config.sample_steps)
+    return energy
+
+def _published_energy(config, vae):
+    entry, state = read_weights(config.start_energy)
+    theirs, ours = LOADERS['energy'](entry, state), vae.state_dict()
+    if entry['config']['energy'] != asdict(config.energy): raise ValueError(f"energy must be the architecture of {config.start_energy}, {entry['config']['energy']}, got {config.energy}")
+    if not all(k in ours and torch.equal(v, ours[k]) for k, v in theirs.vae.state_dict().items()): raise ValueError(f'vae must be the one that the energy of {config.start_energy} was trained on, got another')
+    return theirs.energy
 
 # %% ../nbs/11_images.ipynb #images021
 @torch.no_grad()
