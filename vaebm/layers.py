@@ -75,15 +75,15 @@ class SqueezeExcite(nn.Module):
 
 # %% ../nbs/04_layers.ipynb #04layers026
 class FactorizedReduce(nn.Module):
-    "Swish, then four stride-2 1x1 convolutions on the four pixel phases: (B, c_in, H, W) to (B, c_out, H/2, W/2), H and W even."
+    "Swish, then a 1x1 convolution of each of the four pixel phases: (B, c_in, H, W) to (B, c_out, H/2, W/2), H and W even."
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
         sizes = [c_out // 4] * 3 + [c_out - 3 * (c_out // 4)]
-        self.convs = nn.ModuleList(WNConv2d(c_in, c, 1, stride=2) for c in sizes)
+        self.convs = nn.ModuleList(WNConv2d(c_in, c, 1) for c in sizes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.silu(x)
-        phases = x, x[:, :, 1:, 1:], x[:, :, :, 1:], x[:, :, 1:]
+        phases = x[:, :, ::2, ::2], x[:, :, 1::2, 1::2], x[:, :, ::2, 1::2], x[:, :, 1::2, ::2]
         return torch.cat([conv(phase) for conv, phase in zip(self.convs, phases)], 1)
 
 # %% ../nbs/04_layers.ipynb #04layers030
