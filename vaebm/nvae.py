@@ -6,6 +6,7 @@
 __all__ = ['REQUIRED', 'NVAEConfig', 'gaussian', 'causal_mask', 'MaskedConv2d', 'Flow', 'FlowPair', 'EncoderCombiner', 'DecoderCombiner', 'LatentStem', 'Group', 'Latent', 'balanced', 'published_config', 'published_names', 'NVAE', 'readjust_batch_norm']
 
 # %% ../nbs/05_nvae.ipynb #05nvae003
+import copy
 import math
 import re
 from collections.abc import Sequence
@@ -250,7 +251,7 @@ class NVAE(nn.Module):
     def __init__(self, config: NVAEConfig):
         super().__init__()
         c, base, scales = config, 2 ** config.blocks_pre, config.scale_of_groups()
-        self.config, last = c, len(scales) - 1
+        self.config, self.pixel_noise, last = c, True, len(scales) - 1
         enc, dec = ([n * base * 2 ** s for s in scales] for n in (c.channels_enc, c.channels_dec))  # channels per group, bottom-up
         self.stem = WNConv2d(3, c.channels_enc, 3)
         self.pre = nn.Sequential(*[cell for b in range(c.blocks_pre) for cell in self._pre_block(c.channels_enc * 2 ** b)])
@@ -314,7 +315,13 @@ class NVAE(nn.Module):
         "x = T(eps), shape (B, 3, H, W), on the [0, 1] scale but not clamped, so that it stays invertible (Eq. 8)."
         eps_x, eps_z = self.layout.split(eps)
         p = self.decode(eps_z)
-        return (torch.addcmul(p.loc, p.scale, eps_x) + 1) / 2
+        return ((torch.addcmul(p.loc, p.scale, eps_x) if self.pixel_noise else p.loc) + 1) / 2
+
+    def noiseless(self) -> 'NVAE':
+        "The same model, weights shared, whose `transform` gives the mean of p(x|z) whatever eps_x is; its images have no density."
+        model = copy.copy(self)
+        model.pixel_noise = False
+        return model
 
     @torch.no_grad()
     def sample(self, n: int, # number of images
@@ -354,7 +361,8 @@ class NVAE(nn.Module):
     @torch.no_grad()
     def iwae(self, x: torch.Tensor, k: int, # posterior samples per image
              generator: torch.Generator | None = None) -> torch.Tensor:
-        "Importance-weighted bound on log p(x) in nats, shape (B,) (Burda et al. 2015)."
+        "Importance-weighted bound on log p(x) in nats, shape (B,) (Burda et al. 2015); raises `ValueError` for a model without pixel noise."
+        if not self.pixel_noise: raise ValueError('iwae needs a model with pixel noise, got a noiseless one: its images have no density')
         return torch.logsumexp(torch.stack([self._log_weight(x, generator) for _ in range(k)]), 0) - math.log(k)
 
     @classmethod

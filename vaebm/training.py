@@ -54,6 +54,7 @@ class StageTwoConfig:
     half_buffer: bool = False      # rows of the buffer in half precision
     clip: bool = False             # clip gradients by Adam's second moment (App. E)
     energy_penalty: float = 0.0    # times the mean squared energy
+    gradient_penalty: float = 0.0  # times the mean squared slope of the energy at the data (the paper has none)
     spectral: float = 0.0          # times the sum of spectral norms (App. E: 0.2)
     weight_decay: float = 0.0      # L2, through Adam (App. E: 3e-5)
     constant: bool = False         # keep the rate at its peak (App. E)
@@ -228,7 +229,7 @@ class StageTwo(Stage):
     def step(self) -> dict:
         c, layout, (eps, accepted) = self.config, self.vae.layout, self.chains()
         with torch.no_grad(): x_neg = self.vae.transform(layout.center(eps) if c.use_mean else eps)
-        loss, e_pos, e_neg = ebm_loss(self.module, self.batch(), x_neg, c.energy_penalty, c.spectral)
+        loss, e_pos, e_neg = ebm_loss(self.module, self.batch(), x_neg, c.energy_penalty, c.spectral, c.gradient_penalty)
         gap = (e_pos - e_neg).item()
         if not abs(gap) <= c.max_gap: raise Exploded(f'energy gap {gap:.1f} exceeds {c.max_gap} at update {self.done}')
         self.update(loss)
@@ -536,6 +537,7 @@ class VAEBMConfig(ImageConfig):
     ratio: RatioConfig = field(default_factory=RatioConfig)
     stage2: ImageStageTwoConfig = field(default_factory=ImageStageTwoConfig)
     sample_steps: int = 16   # kernel steps of a test-time chain (App. E)
+    pixel_noise: bool = True # False: all images are means of p(x|z), and chains move z alone
     start_energy: str = ''   # name of a published energy of the same VAE to go on from
 
 # %% ../nbs/11_images.ipynb #images017
@@ -545,7 +547,8 @@ def build_vaebm(config: VAEBMConfig, vae: NVAE, # trained
     "The product of `vae`, frozen, and a fresh energy whose weights follow from seed and images, or the published one that `config.start_energy` names; raises `ValueError` if `vae` or that energy is not what `config` says, or they do not belong together."
     if vae.config != config.nvae: raise ValueError(f'vae must have the architecture of config, {config.nvae}, got {vae.config}')
     energy = _published_energy(config, vae) if config.start_energy else _fresh_energy(config, x)
-    return VAEBM(vae.eval().requires_grad_(False), energy, make_kernel(config.stage2), config.sample_steps)
+    vae = vae.eval().requires_grad_(False)
+    return VAEBM(vae if config.pixel_noise else vae.noiseless(), energy, make_kernel(config.stage2), config.sample_steps)
 
 def _fresh_energy(config, x):
     with torch.random.fork_rng():
@@ -617,6 +620,7 @@ def _load_image_vaebm(entry, state):
     if vae_entry['sha256'] != theirs['sha256']: raise CheckpointError(f"the energy belongs to {theirs['name']} of SHA-256 {theirs['sha256']}, found {vae_entry['sha256']}")
     energy = EnergyResNet(**asdict(config.energy))
     energy.load_state_dict(state)
-    return VAEBM(LOADERS['nvae'](vae_entry, vae_state), energy, make_kernel(config.stage2), config.sample_steps)
+    vae = LOADERS['nvae'](vae_entry, vae_state)
+    return VAEBM(vae if config.pixel_noise else vae.noiseless(), energy, make_kernel(config.stage2), config.sample_steps)
 
 LOADERS['energy'] = _load_image_vaebm
