@@ -68,6 +68,16 @@ def test_stacked_mnist_chains_end_where_its_manifest_says(name):
     assert model.sample(2, torch.Generator().manual_seed(0)).shape == (2, 3, 32, 32)
 
 
+def test_cifar10_chains_end_where_its_manifest_says():
+    entry, model = MANIFEST['cifar10'], vaebm.load_pretrained('cifar10')
+    torch.set_num_threads(1)   # other tests run beside this one
+    path = along_chains(model, 48, (0, model.n_steps), generator=torch.Generator().manual_seed(0))
+    for k, name in ((0, 'VAE'), (model.n_steps, 'VAEBM')):
+        e = path[k].energy
+        assert abs(e.mean() - entry['metrics']['energies'][name]) < 4 * e.std() / 48 ** .5, name
+    assert entry['metrics']['samples']['VAEBM, means']['frechet'] < entry['metrics']['samples']['VAE, means']['frechet']
+
+
 def test_an_energy_is_published_apart_from_its_vae_and_loaded_with_it(checkpoints, tmp_path):
     vae = vaebm.load_pretrained('nvae_digits')
     config = configure(VAEBMConfig(nvae=vae.config), {'energy': {'width': 4, 'blocks': 'd1'}, 'stage2': {'kernel': 'independence', 'kernel_options': {'n_proposals': 2}}, 'sample_steps': 3})

@@ -65,3 +65,11 @@ def test_cifar10_table_matches_the_manifest():
         assert f"| {m['n_samples'] if name == 'means' else m['n_test']:,} | {distance:.0f} |" in readme, name
     assert legs_are_stated(entry, readme) and f"{sum(leg['metrics']['updates'] for leg in entry['legs']):,} updates" in readme
     assert f"{m['bound']['elbo']:,.0f} nats, {m['bound']['bits_per_dim']:.3f} bits".replace('-', '−') in readme
+
+
+def test_cifar10_energy_matches_the_manifest():
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    entry = json.loads((ROOT / 'data' / 'checkpoints' / 'manifest.json').read_text())['cifar10']
+    for name, r in entry['metrics']['samples'].items(): assert f"| {r['n']:,} | {r['frechet']:.0f} | {r['score']:.2f} |" in readme, name
+    assert f"lowers the distance of means {entry['metrics']['drop']['means']:.2f} times" in readme and all(leg['command'] in readme for leg in entry['legs'])
+    assert f"{sum(leg['metrics']['ratio_s'] + leg['metrics']['train_s'] for leg in entry['legs']) / 60:.0f} minutes on two cores, published as `cifar10`" in readme
