@@ -75,7 +75,7 @@ def test_cifar10_chains_end_where_its_manifest_says():
     for k, name in ((0, 'VAE'), (model.n_steps, 'VAEBM')):
         e = path[k].energy
         assert abs(e.mean() - entry['metrics']['energies'][name]) < 4 * e.std() / 48 ** .5, name
-    assert entry['metrics']['samples']['VAEBM, means']['frechet'] < entry['metrics']['samples']['VAE, means']['frechet']
+    assert entry['metrics']['samples']['VAEBM, means']['frechet'] < entry['metrics']['samples']['means']['frechet']
 
 
 def test_an_energy_is_published_apart_from_its_vae_and_loaded_with_it(checkpoints, tmp_path):
