@@ -562,8 +562,9 @@ def build_vaebm(config: VAEBMConfig, vae: NVAE, # trained
     "The product of `vae`, frozen, and a fresh energy whose weights follow from seed and images, or the published one that `config.start_energy` names; raises `ValueError` if `vae` or that energy is not what `config` says, or they do not belong together."
     if vae.config != config.nvae: raise ValueError(f'vae must have the architecture of config, {config.nvae}, got {vae.config}')
     energy = _published_energy(config, vae) if config.start_energy else _fresh_energy(config, x)
-    vae = vae.eval().requires_grad_(False)
-    return VAEBM(vae if config.pixel_noise else vae.noiseless(), energy, make_kernel(config.stage2), config.sample_steps)
+    return _product(config, vae.eval().requires_grad_(False), energy)
+
+def _product(config, vae, energy): return VAEBM(vae if config.pixel_noise else vae.noiseless(), energy, make_kernel(config.stage2), config.sample_steps)
 
 def _fresh_energy(config, x):
     with torch.random.fork_rng():
@@ -635,7 +636,6 @@ def _load_image_vaebm(entry, state):
     if vae_entry['sha256'] != theirs['sha256']: raise CheckpointError(f"the energy belongs to {theirs['name']} of SHA-256 {theirs['sha256']}, found {vae_entry['sha256']}")
     energy = EnergyResNet(**asdict(config.energy))
     energy.load_state_dict(state)
-    vae = LOADERS['nvae'](vae_entry, vae_state)
-    return VAEBM(vae if config.pixel_noise else vae.noiseless(), energy, make_kernel(config.stage2), config.sample_steps)
+    return _product(config, LOADERS['nvae'](vae_entry, vae_state), energy)
 
 LOADERS['energy'] = _load_image_vaebm
