@@ -544,6 +544,7 @@ class RatioConfig:
     lr: float = 1e-3     # Adam, peak of a cosine schedule
     noise: float = 0.    # as in stage 1
     flip: bool = False
+    scale: float = 1.    # the energy is multiplied by this afterwards: 1 keeps the density ratio, more sharpens it
 
 @dataclass(frozen=True)
 class VAEBMConfig(ImageConfig):
