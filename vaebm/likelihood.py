@@ -121,13 +121,6 @@ def log_z_ais(model: VAEBM,
     model, betas = fold(model), torch.linspace(0, 1, n_steps + 1) ** 2
     return weight_report(torch.cat([annealed_weights(model, kernel, eps, betas, generator) for eps in model.vae.layout.noise(n, chunk, generator)]))
 
-# %% ../nbs/12b_chains.ipynb #12bchains002
-import torch
-
-from .fast import fold
-from .model import VAEBM
-from .samplers import Kernel
-
 # %% ../nbs/12b_chains.ipynb #12bchains006
 @torch.no_grad()
 def log_z_reverse_ais(model: VAEBM,

@@ -193,7 +193,7 @@ from torch import nn
 from torchvision.io import write_png
 
 from .data import Images
-from .runs import load_checkpoint, save_checkpoint
+from .runs import load_checkpoint
 
 # %% ../nbs/10c_evaluation.ipynb #10cevaluate007
 def frechet_limit(reference: Statistics, f: torch.Tensor, # features of samples, shape (n, d)

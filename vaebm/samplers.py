@@ -268,11 +268,6 @@ class ReplayBuffer:
     def load_state_dict(self, state: dict) -> None:
         self.noise.copy_(state['noise']); self.pushed = state['pushed']
 
-# %% ../nbs/12b_chains.ipynb #12bchains003
-import math
-
-import torch
-
 # %% ../nbs/12b_chains.ipynb #12bchains034
 def split_hmc(step_size: float,    # h, the angle of a rotation
               n_leapfrog: int = 5, # rotations, and so gradients, of a step

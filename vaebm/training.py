@@ -616,6 +616,11 @@ class DensityRatio(Stage):
 
     def clip(self): pass
 
+    @torch.no_grad()
+    def sharpen(self) -> None:
+        "Multiply the trained energy by `config.scale`."
+        for p in self.energy.linear.parameters(): p *= self.config.scale
+
     def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
         "As `ImageStageTwo.sample`."
         return self.model.sample(n, generator, mean=True)
