@@ -247,11 +247,13 @@ class ReplayBuffer:
     def __len__(self): return min(self.pushed, len(self.noise))
 
     def draw(self, n: int,      # number of chains
-             p: float,          # each starts from the buffer with this probability, else from N(0, I)
-             generator: torch.Generator | None = None) -> torch.Tensor:
+             p: float,          # each starts from the buffer with this probability, else anew
+             generator: torch.Generator | None = None,
+             new: torch.Tensor | None = None, # where those begin, shape (n, dim), by default N(0, I)
+             ) -> torch.Tensor:
         "Starting noise, shape (n, dim); buffer rows are drawn without replacement and come first."
         where = {'generator': generator, 'device': self.noise.device}
-        eps = torch.randn(n, self.dim, **where)
+        eps = torch.randn(n, self.dim, **where) if new is None else new.clone()
         k = min(int((torch.rand(n, **where) < p).sum()), len(self))
         eps[:k, self.fresh:] = self.noise[torch.randperm(len(self), **where)[:k]].to(eps.dtype)
         return eps

@@ -216,13 +216,21 @@ class StageTwo(Stage):
 
     def rate(self) -> float: return self.config.lr if self.config.constant else super().rate()
 
+    def product(self, energy: torch.nn.Module) -> VAEBM:
+        "What chains sample: the frozen VAE times `energy`."
+        return VAEBM(self.vae, energy, self.kernel, self.sample_steps)
+
+    def starts(self, n: int, generator: torch.Generator) -> torch.Tensor | None:
+        "Where chains begin that do not come from the buffer, shape (n, D); None is N(0, I)."
+        return None
+
     def chains(self) -> tuple[torch.Tensor, float]:
         "Ends (B, D) of short chains in noise space, started from the buffer or from N(0, I), and their mean acceptance."
         c, accepted = self.config, []
         p = c.replay * min(1., self.done / c.replay_anneal if c.replay_anneal else 1.)
-        eps = self.buffer.draw(c.batch_size, p, self.generator)
+        eps = self.buffer.draw(c.batch_size, p, self.generator, self.starts(c.batch_size, self.generator))
         steps = c.chain_steps + c.burn_in * (self.done == 0)
-        eps = run(self.kernel, VAEBM(self.vae, fold(self.energy)), eps, steps, self.generator, lambda d: accepted.append(d['info'].accepted.mean().item())).eps
+        eps = run(self.kernel, self.product(fold(self.energy)), eps, steps, self.generator, lambda d: accepted.append(d['info'].accepted.mean().item())).eps
         self.buffer.push(eps)
         return eps, sum(accepted) / max(1, len(accepted))
 
@@ -517,8 +525,8 @@ class ImageStageTwo(StageTwo):
         return augment(super().batch(), self.config, self.generator)
 
     def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        "Images (n, 3, H, W): means of p(x|z) at the ends of test-time chains from N(0, I)."
-        return VAEBM(self.vae, self.ema, self.kernel, self.sample_steps).sample(n, generator, mean=True)
+        "Images (n, 3, H, W): means of p(x|z) at the ends of test-time chains."
+        return self.product(self.ema).sample(n, generator, mean=True, start=self.starts(n, generator))
 
     def step(self) -> dict:
         row = super().step()
