@@ -53,7 +53,7 @@ def test_stacked_mnist_nvae_samples_and_reconstructs_as_its_manifest_says():
     assert accuracy > .96 and recorded['accuracy']['reconstructions'] >= .97 and recorded['modes']['modes'] == 1000
 
 
-@pytest.mark.parametrize('name', ['stacked_mnist', 'stacked_mnist_short'])
+@pytest.mark.parametrize('name', ['stacked_mnist', 'stacked_mnist_short', 'stacked_mnist_projected'])
 def test_stacked_mnist_chains_end_where_its_manifest_says(name):
     entry, model, classifier = MANIFEST[name], vaebm.load_pretrained(name), load_classifier()
     recorded = {row: r['modes'] for row, r in entry['metrics']['samples'].items()}

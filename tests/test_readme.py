@@ -54,7 +54,9 @@ def test_stacked_mnist_energies_match_the_manifest():
     assert row('samples of the VAEBM, short chains, 8 steps', short['samples']['VAEBM']) in readme and row('the same after 4 steps', short['samples']['after 4']) in readme
     gain = long['gain']['test']
     assert f"the energy adds {gain['gain']:.1f} ± {gain['se']:.1f}" in readme and f"{long['samples']['after 1']['modes']['kl']:.3f} after one cycle" in readme
-    for leg in manifest['stacked_mnist_short']['legs']: assert leg['command'] in readme and f"{(leg['metrics']['ratio_s'] + leg['metrics']['train_s']) / 60:.0f} minutes" in readme
+    projected = manifest['stacked_mnist_projected']['metrics']['samples']['VAEBM']
+    assert row('samples of the VAEBM, projected data, 4 steps', projected) in readme and projected['modes']['modes'] == 1000 and projected['modes']['kl'] < .071
+    for leg in manifest['stacked_mnist_short']['legs'] + manifest['stacked_mnist_projected']['legs']: assert leg['command'] in readme and f"{(leg['metrics']['ratio_s'] + leg['metrics']['train_s']) / 60:.0f} minutes" in readme
 
 
 def test_cifar10_table_matches_the_manifest():

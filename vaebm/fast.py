@@ -216,7 +216,7 @@ def _(energy: EnergyResNet, dtype: torch.dtype = torch.float32): return FoldedEn
 
 @fold.register
 def _(model: VAEBM, dtype: torch.dtype = torch.float32):
-    return VAEBM(fold(model.vae, dtype), fold(model.energy, dtype), model.kernel, model.n_steps)
+    return type(model)(fold(model.vae, dtype), fold(model.energy, dtype), model.kernel, model.n_steps)
 
 # %% ../nbs/07_fast.ipynb #07fast041
 class FoldedCombiner(nn.Module):
