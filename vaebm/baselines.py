@@ -33,7 +33,7 @@ from .vae import MLPVAE, Layout
 
 # %% ../nbs/13_ablations.ipynb #13ablations006
 class DigitPairs:
-    "Two independent digits of 16 x 16 pixels, each in a channel of its own: 100 modes; float32 (n, 2, 16, 16) on the [0, 1] scale."
+    "Two independent digits of 16 x 16 pixels, each in a channel of its own: 100 modes; float32 (n, 2, 16, 16) on the [0, 1] scale. Raises `ValueError` for digits without labels or of several channels."
     def __init__(self, digits: Images,    # one channel of 28 or 32 pixels, with labels
                  noise: float = .1):      # standard deviation of the pixel noise that `sample` adds
         if digits.labels is None or digits.pixels.shape[1] != 1: raise ValueError('digits must have one channel and labels')
@@ -46,7 +46,7 @@ class DigitPairs:
         return self.digits[i][:, :, 0], self.digits.labels[i]
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        "Noisy images alone."
+        "Noisy images alone, shape (n, 2, 16, 16)."
         x = self.draw(n, generator)[0]
         return x + self.noise * torch.randn(x.shape, generator=generator)
 
@@ -86,7 +86,7 @@ class PairVAE(MLPVAE):
     def __init__(self, latent: int = 40, width: int = 400): super().__init__(512, latent, width, 3, 1.)
 
     def decode(self, eps_z: Sequence[torch.Tensor]) -> Normal: # the one latent group, shape (..., latent)
-        "p(x|z), shape (..., 512), standard deviations at most 0.15: without a limit the decoder explains digits as noise."
+        "p(x|z), shape (..., 512), standard deviation 0.15: the limit lies below every initial scale and passes no gradient. A learned scale explains digits as noise."
         p = super().decode(eps_z)
         return Normal(p.loc, p.scale.clamp(max=.15), validate_args=False)
 
@@ -140,6 +140,7 @@ class PixelStage(ImageStageTwo):
         self.source = source
 
     def starts(self, n: int, generator: torch.Generator) -> torch.Tensor | None:
+        "Noise of the source's samples, shape (n, 512); None for the base."
         return self.source and self.vae.infer(self.source.sample(n, generator))
 
 # %% ../nbs/13_ablations.ipynb #13ablations039
@@ -154,10 +155,9 @@ class DecoderStage(ImageStageTwo):
     def step(self) -> dict:
         row = super().step()
         eps = torch.randn(self.config.batch_size, self.vae.layout.size, generator=self.generator)
-        energy = fold(self.energy)(self.vae.transform(eps)).mean()
+        energy, weights = fold(self.energy)(self.vae.transform(eps)).mean(), list(self.vae.decoder.parameters())
         for group in self.decoder_optimizer.param_groups: group['lr'] = cosine_lr(self.done, self.config.n_steps, self.decoder_lr)
-        self.decoder_optimizer.zero_grad()
-        energy.backward()
+        for w, g in zip(weights, torch.autograd.grad(energy, weights)): w.grad = g
         self.decoder_optimizer.step()
         return row
 
