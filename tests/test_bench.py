@@ -14,7 +14,7 @@ def test_bench_in_miniature(tmp_path, monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '1')   # other tests run beside this one
     execute(ROOT / 'nbs' / 'experiments' / 'bench.ipynb', {'tier': 'smoke', 'run_dir': str(tmp_path)}, tmp_path / 'notebook.ipynb')
     result = json.loads((tmp_path / 'bench.json').read_text())
-    assert result['float32']['ratio'] > 1 and result['bfloat16']['ratio'] > 0 and result['gradient difference']['float32'] < 1e-6
+    assert result['float32']['ratio'] > 1.3 and result['bfloat16']['ratio'] > 0 and result['gradient difference']['float32'] < 1e-6
     peak = {how: modes['default']['peak MB'] for how, modes in result['fresh'].items()}
     assert peak['float32'] <= peak['plain'] <= peak['published']
     assert {'memory kept', 'allocator', 'processes', 'share of peak', 'torchebm', 'update'} <= result.keys()
