@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['NORMS', 'ACTIVATIONS', 'METHODS', 'BASE', 'ROWS', 'DigitPairs', 'colour', 'PairJudge', 'PairVAE', 'PixelLayout',
            'Pixels', 'PixelStage', 'DecoderStage', 'JointSpace', 'ReleasedPotential', 'plain_conv', 'PlainEnergy',
-           'AblationConfig', 'build_row', 'sweep', 'summary']
+           'AblationConfig', 'build_row', 'sweep', 'summary', 'table']
 
 # %% ../nbs/13_ablations.ipynb #13ablations003
 import copy
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -290,3 +291,16 @@ def summary(found: list[dict], row: str, key: str) -> tuple[float, float]: # as 
     values = torch.tensor([r['metrics'][key] for r in found if r['row'] == row], dtype=torch.float64)
     if not len(values): raise ValueError(f"row must be one of {', '.join(dict.fromkeys(r['row'] for r in found))}, got {row!r}")
     return values.mean().item(), values.std().item() / len(values) ** .5
+
+def table(found: list[dict]) -> str: # as `sweep` returns them
+    "One line per row: its figures, means over seeds ± standard errors where there are several."
+    def cell(row, key, digits):
+        mean, se = summary(found, row, key)
+        return f'{mean:.{digits}f}' + ('' if math.isnan(se) else f' ± {se:.{digits}f}')
+    lines = [f"{'row':22}{'seeds':>6}{'updates':>9}{'seconds':>9}   {'Fréchet distance':18}{'modes':>8}   {'KL':16}{'share KL':18}{'confidence':16}status"]
+    for row in dict.fromkeys(r['row'] for r in found):
+        runs = [r['metrics'] for r in found if r['row'] == row]
+        mean = {key: summary(found, row, key)[0] for key in ('updates', 'train_s', 'modes')}
+        lines.append(f"{row:22}{len(runs):6}{mean['updates']:9.0f}{mean['train_s']:9.0f}   {cell(row, 'frechet', 2):18}{mean['modes']:8.1f}   {cell(row, 'kl', 3):16}{cell(row, 'share_kl', 3):18}{cell(row, 'confidence', 3):16}"
+                     + ', '.join(sorted({m['status'].split(':')[0] for m in runs})))
+    return '\n'.join([*lines, f"{'a perfect model':78}{found[0]['metrics']['kl_floor']:.3f}"])
