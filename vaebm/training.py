@@ -93,7 +93,7 @@ def make_kernel(config: StageTwoConfig) -> Kernel:
     return samplers.cycle(*kernels)
 
 def _kernel(name: str, options: dict) -> Kernel:
-    names = ['langevin', 'mala', 'pcn_langevin', 'underdamped', 'hmc', 'independence']
+    names = ['langevin', 'mala', 'pcn_langevin', 'underdamped', 'hmc', 'independence', 'clipped_descent']
     if name not in names: raise ValueError(f'kernel must be cycle or one of {", ".join(names)}, got {name!r}')
     return getattr(samplers, name)(**options)
 
