@@ -287,13 +287,13 @@ _APP_F = {'kernel': 'clipped_descent', 'kernel_options': {'step_size': 10., 'cli
 _STACKED_PIXELS = _PIXELS | {'n_steps': 60, 'batch_size': 32, 'noise': 0.}
 TABLES = {  # data: (base, rows)
     'pairs': (BASE, ROWS),
-    'stacked_mnist': ({'data': 'stacked_mnist', 'vae': 'stacked_mnist_nvae', 'stage2': BASE['stage2'] | {'n_steps': 100, 'batch_size': 32, 'noise': .15}}, {
+    'stacked_mnist': ({'data': 'stacked_mnist', 'vae': 'stacked_mnist_nvae', 'stage2': BASE['stage2'] | {'n_steps': 60, 'batch_size': 32, 'noise': .15}}, {
         'VAE': ROWS['VAE'],
         'EBM on x': ROWS['EBM on x'] | {'stage2': _STACKED_PIXELS | {'lr': 3e-4, 'kernel_options': {'step_size': .01}}},
         'EBM on x from VAE': ROWS['EBM on x from VAE'] | {'stage2': _STACKED_PIXELS | {'kernel_options': {'step_size': .001}}},
         'WGAN from VAE': ROWS['WGAN from VAE'] | {'stage2': ROWS['WGAN from VAE']['stage2'] | {'n_steps': 300}},
         'VAEBM': {},
-        'VAEBM and decoder': ROWS['VAEBM and decoder'] | {'stage2': {'n_steps': 80}},
+        'VAEBM and decoder': ROWS['VAEBM and decoder'] | {'stage2': {'n_steps': 50}},
     }),
     'cifar10': ({'data': 'cifar10', 'vae': 'ablation_nvae', 'energy': {'width': 128, 'blocks': 'd1 1 d2 2 d2 2'}, 'sample_steps': 15,
                  'stage2': {'lr': 5e-5, 'chain_steps': 5, 'replay': .6, 'replay_anneal': 5000, 'buffer_size': 10_000}}, {   # the rest: Table 8
