@@ -1,8 +1,11 @@
 """Two processes on the CPU train as one with twice the batch, stop together, and survive the death of one of them."""
 import os
 import signal
+import subprocess
+import sys
 import time
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from vaebm.parallel import pause_when, rank, rank_file, save_shares, world_size
 from vaebm.runs import load_checkpoint, save_checkpoint
 from vaebm.training import ImageStageOne, ImageStageOneConfig, ImageStageTwo, ImageStageTwoConfig, fit
 
+EXPERIMENTS = Path(__file__).parents[1] / 'nbs' / 'experiments'
 SIZES = NVAEConfig(image_size=8, groups=2, latent=2, channels_enc=4, channels_dec=4, cells_pre=1, cells_post=1, cells_enc=1, cells_dec=1, flows=0)
 
 
@@ -181,3 +185,42 @@ def test_death_of_one_rank_loses_nothing_beyond_the_last_checkpoint(tmp_path):
     shares = [[load_checkpoint(rank_file(folder / 'stage.safetensors', r)) for r in (0, 1)] for folder in (whole, killed)]
     assert all(map(same, *shares))
     assert not torch.equal(*(share['buffer']['noise'] for share in shares[0]))   # each rank has chains of its own
+
+
+def wait_for(path, process):
+    while not path.exists() and process.poll() is None: time.sleep(.02)
+
+
+@pytest.mark.slow
+def test_an_experiment_ends_when_asked_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, '-c', 'from vaebm.runs import main; main()', str(EXPERIMENTS / '25_gaussians.ipynb'), f'run_dir={tmp_path}', 'seed=3']
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    wait_for(tmp_path / 'stage1.safetensors', process)
+    (tmp_path / 'STOP').touch()
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and f'paused at update {load_checkpoint(tmp_path / "stage1.safetensors")["done"]}; go on with\nvaebm-run nbs/experiments/25_gaussians.ipynb' in out
+    assert f'seed=3 run_dir={tmp_path}' in out and not (tmp_path / 'stage2.safetensors').exists()
+
+
+LAUNCHER = """#!/bin/bash
+echo "$@" > {folder}/launched
+for i in $(seq 200); do
+  if [ -e {run}/STOP ]; then sleep .2; exit {code}; fi
+  sleep .05
+done
+"""
+
+
+@pytest.mark.parametrize('code, requeued', [(0, True), (1, False)])
+def test_slurm_recipe_turns_a_signal_into_the_file_and_requeues(tmp_path, code, requeued):
+    "Stand-ins for `accelerate`, which ends after it has seen the file, and for `scontrol`."
+    for name, text in (('accelerate', LAUNCHER.format(folder=tmp_path, run=tmp_path / 'run', code=code)), ('scontrol', f'#!/bin/bash\necho "$@" > {tmp_path}/requeued\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    env = os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_JOB_ID': '7', 'SLURM_GPUS_ON_NODE': '4'}
+    process = subprocess.Popen(['bash', str(EXPERIMENTS / 'slurm.sh'), str(tmp_path / 'run'), 'data=cifar10', 'stage2={"lr": 1e-5}'], env=env)
+    wait_for(tmp_path / 'launched', process)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(30) == code
+    assert (tmp_path / 'launched').read_text() == f'launch --multi_gpu --num_processes 4 -m vaebm.launch run_dir={tmp_path}/run data=cifar10 stage2={{"lr": 1e-5}}\n'
+    assert (tmp_path / 'requeued').exists() == requeued and (not requeued or (tmp_path / 'requeued').read_text() == 'requeue 7\n')

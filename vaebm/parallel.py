@@ -118,6 +118,7 @@ def save_shares(path: Path | str, # the common file, in a folder that all ranks 
     file = rank_file(path)
     if world_size() > 1 and file.exists(): os.replace(file, _before(file))
     save_checkpoint(file, {k: v for k, v in state.items() if rank() == 0 or k in OWN})
+    if world_size() == 1: _before(file).unlink(missing_ok=True)   # of another history, if several ranks wrote it
 
 # %% ../nbs/parallel.ipynb #parallel026
 def _update_of(file: Path) -> int:
