@@ -21,6 +21,10 @@ from .runs import configure, read_values, run_folder, save_checkpoint
 from .training import DensityRatio, ImageStageOne, ImageStageTwo, Monitor, Stage, VAEBMConfig, build_nvae, build_vaebm, fit
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus018
+def _join() -> PartialState:
+    "Join the ranks that a launcher has started, each with its device; they may wait six hours for one another."
+    return PartialState(timeout=timedelta(hours=6))
+
 def _stages(config: VAEBMConfig, data, device) -> Iterator[tuple[Stage, str]]:
     "The stages in order with the names of their checkpoints, each built once those before it are trained."
     one = ImageStageOne(build_nvae(config)[0].to(device), data, config.stage1, config.seed)
@@ -38,10 +42,9 @@ def train(config: VAEBMConfig,
           folder: Path | str,  # run folder, the same for all ranks
           every: int = 500,    # updates between checkpoints
           pause: Callable[[], bool] | None = None, # as in `fit`
-          device: torch.device | str = 'cpu',
           ) -> str:
     "Train both stages of `config` on this rank together with all others; weights go to `weights.safetensors`, in `vae` for stage 1. Returns 'finished', or the stage that ended early and how. Raises `ValueError` if the folder belongs to another configuration."
-    folder = Path(folder)
+    device, folder = _join().device, Path(folder)
     if rank() == 0: run_folder(folder, config)
     for stage, name in _stages(config, data, device):
         path = folder / f'{name}.safetensors'
@@ -50,20 +53,21 @@ def train(config: VAEBMConfig,
         if rank() == 0: save_checkpoint(path.with_name('weights.safetensors'), stage.weights())
     return status
 
-# %% ../nbs/14b_many_gpus.ipynb #manygpus024
+# %% ../nbs/14b_many_gpus.ipynb #manygpus026
 def main(argv: list[str] | None = None) -> None:
     "Command line, on every rank: run_dir=FOLDER data=NAME [every=500] [seconds=80000] [field=value ...]; data as in `load_images`, or stacked_mnist; fields of `VAEBMConfig`, values JSON. Trains, and pauses when a file STOP appears in the folder or the seconds are over."
     argv = argv or sys.argv[1:]
     values = read_values(argv)
     if not {'run_dir', 'data'} <= values.keys(): sys.exit(main.__doc__)
     folder, name = values.pop('run_dir'), values.pop('data')
-    every, pause = values.pop('every', 500), pause_when(folder, values.pop('seconds', float('inf')))
-    config, state = configure(VAEBMConfig(), values), PartialState(timeout=timedelta(hours=6))
+    every, seconds = values.pop('every', 500), values.pop('seconds', float('inf'))
+    config, state = configure(VAEBMConfig(), values), _join()
+    pause = pause_when(folder, seconds)
     with state.main_process_first(): data = StackedDigits(load_images('mnist')) if name == 'stacked_mnist' else load_images(name)
-    status = train(config, data, folder, every, pause, state.device)
+    status = train(config, data, folder, every, pause)
     if rank() == 0: print(status)
     if rank() == 0 and 'paused' in status: print(f'go on with\naccelerate launch --num_processes {world_size()} -m vaebm.launch {shlex.join(argv)}')
     state.destroy_process_group()
 
-# %% ../nbs/14b_many_gpus.ipynb #manygpus025
+# %% ../nbs/14b_many_gpus.ipynb #manygpus027
 if __name__ == '__main__' and __spec__: main()   # `python -m`; a notebook has no __spec__
