@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .parallel import SyncBatchNorm2d
 from .runs import CheckpointError
 
 # %% ../nbs/04_layers.ipynb #04layers008
@@ -96,8 +97,8 @@ class UpSkip(WNConv2d):
 
 # %% ../nbs/04_layers.ipynb #04layers034
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    "Batch norm as in NVAE: eps 1e-5, momentum 0.05."
-    return nn.BatchNorm2d(channels, eps=1e-5, momentum=.05)
+    "Batch norm as in NVAE: eps 1e-5, momentum 0.05; over the batches of all processes that train together."
+    return SyncBatchNorm2d(channels, eps=1e-5, momentum=.05)
 
 # %% ../nbs/04_layers.ipynb #04layers036
 class EncoderCell(nn.Module):

@@ -20,6 +20,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from .layers import *
+from .parallel import mean_over_ranks
 from .runs import CheckpointError, read_published
 from .samplers import normal_like
 from .vae import Layout
@@ -182,8 +183,8 @@ class Latent(NamedTuple):
 def balanced(kl: torch.Tensor,         # per group and image, shape (L, B)
              alpha: torch.Tensor,      # size of each group, shape (L,)
              ) -> torch.Tensor:
-    "Factor of each group's KL, shape (L,), mean 1, a constant to autograd (Vahdat & Kautz 2020, their balancing)."
-    k = (kl.detach().mean(1).abs() + .01) / alpha
+    "Factor of each group's KL, shape (L,), mean 1, a constant to autograd and the same on all ranks (Vahdat & Kautz 2020, their balancing)."
+    k = (mean_over_ranks(kl.detach().mean(1)).abs() + .01) / alpha
     return k / k.mean()
 
 # %% ../nbs/05_nvae.ipynb #05nvae040

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['configure', 'message', 'parameters', 'write_atomic', 'write_json', 'save_checkpoint', 'CheckpointError',
-           'load_checkpoint', 'run_folder', 'environment', 'command_line', 'write_record', 'checkpoint_folder',
-           'publish', 'read_weights', 'read_published', 'execute', 'main']
+           'load_checkpoint', 'run_folder', 'environment', 'command_line', 'write_record', 'Paused', 'unless_paused',
+           'checkpoint_folder', 'publish', 'read_weights', 'read_published', 'execute', 'read_values', 'main']
 
 # %% ../nbs/runs.ipynb #runs003
 import argparse
@@ -175,6 +175,17 @@ def write_record(folder: Path | str, # run folder with weights.safetensors
     write_json(Path(folder) / 'metrics.json', record)
     return record
 
+# %% ../nbs/runs.ipynb #runs040e
+class Paused(Exception):
+    "The end of a run that was asked to pause; its text says where, and how to go on."
+
+def unless_paused(status: str,  # what `fit` returned
+                  command: str, # repeats the run
+                  ) -> str:
+    "`status`, but raise `Paused` if it is 'paused ...'."
+    if status.startswith('paused'): raise Paused(f'{status}; go on with\n{command}')
+    return status
+
 # %% ../nbs/runs.ipynb #runs042
 def checkpoint_folder() -> Path:
     "Where trained weights are: inside an installed package, or `data/checkpoints` beside an editable one."
@@ -231,18 +242,27 @@ def execute(notebook: Path | str,       # a notebook with a cell tagged `paramet
                                progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr, coalesce_streams=True)
 
 # %% ../nbs/runs.ipynb #runs057
-def main(argv: list[str] | None = None) -> None:
-    "Command line: vaebm-run NOTEBOOK [name=value ...]; values are JSON, anything else is a string."
-    notebook, *pairs = argv or sys.argv[1:] or sys.exit(main.__doc__)
-    if notebook in ('-h', '--help'): return print(main.__doc__)
+def read_values(pairs: list[str]) -> dict: # name=value
+    "Values of a command line: JSON, anything else is a string."
     values = {}
     for pair in pairs:
         name, _, text = pair.partition('=')
         try: values[name] = json.loads(text)
         except json.JSONDecodeError: values[name] = text
+    return values
+
+def main(argv: list[str] | None = None) -> None:
+    "Command line: vaebm-run NOTEBOOK [name=value ...]; values are JSON, anything else is a string."
+    from papermill.exceptions import PapermillExecutionError
+    notebook, *pairs = argv or sys.argv[1:] or sys.exit(main.__doc__)
+    if notebook in ('-h', '--help'): return print(main.__doc__)
+    values = read_values(pairs)
     name = '-'.join([Path(notebook).stem] + [str(values[k]) for k in ('tier', 'seed') if k in values])
     folder = Path(values.setdefault('run_dir', str(Path('runs', name).resolve())))
     folder.mkdir(parents=True, exist_ok=True)
     try: execute(notebook, values, folder / 'notebook.ipynb')
     except ValueError as error: sys.exit(f'error: {error}')
+    except PapermillExecutionError as error:
+        if error.ename != 'Paused': raise
+        return print(error.evalue)
     print(f'run folder: {folder}')

@@ -21,7 +21,8 @@ from .energy import MLPEnergy, clip_by_second_moment, ebm_loss
 from .fast import fold, keep_memory
 from .model import VAEBM
 from .nvae import NVAE, NVAEConfig
-from .runs import configure, load_checkpoint, read_weights, save_checkpoint
+from .parallel import average_gradients, from_rank_0, load_shares, mean_over_ranks, rank, rank_file, save_shares, share
+from .runs import configure, read_weights
 from .samplers import Kernel, ReplayBuffer, run
 from .vae import MLPVAE
 
@@ -39,7 +40,7 @@ class StageOneConfig:
 class StageTwoConfig:
     "Stage 2, the energy."
     n_steps: int = 2000
-    batch_size: int = 1024         # data points, and chains, per update
+    batch_size: int = 1024         # data points, and chains, per update and process
     lr: float = 3e-3               # peak of a cosine schedule
     beta1: float = 0.9             # Adam
     beta2: float = 0.999
@@ -47,7 +48,7 @@ class StageTwoConfig:
     kernel_options: dict = field(default_factory=lambda: {'n_proposals': 4})
     chain_steps: int = 1           # kernel steps per update
     burn_in: int = 0               # more of them before the first update
-    buffer_size: int = 1024        # rows of the replay buffer
+    buffer_size: int = 1024        # rows of the replay buffer of a process
     replay: float = 1.0            # final probability of starting a chain from the buffer
     replay_anneal: int = 0         # updates over which that probability rises from 0
     keep_eps_x: bool = True        # store eps_x in the buffer as well (the paper draws it afresh)
@@ -116,9 +117,10 @@ class Stage:
     "What both stages share: module, optimiser, generator, step count, history; all of it in `state_dict`."
     def __init__(self, module: torch.nn.Module, x, config, seed: int, optimizer: torch.optim.Optimizer): # x: a tensor, or anything with `sample(n, generator)`
         device = next(module.parameters()).device
+        share(module)
         self.module, self.config, self.optimizer = module, config, optimizer
         self.x = check_data(x, 'x').to(device) if isinstance(x, torch.Tensor) else x
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed + 1_000_000 * rank())
         self.done, self.history = 0, []
 
     def batch(self) -> torch.Tensor:
@@ -136,6 +138,7 @@ class Stage:
         for group in self.optimizer.param_groups: group['lr'] = self.rate()
         self.optimizer.zero_grad()
         loss.backward()
+        average_gradients(self.module.parameters())
         self.clip()
         self.optimizer.step()
 
@@ -164,7 +167,7 @@ class StageOne(Stage):
         beta = kl_weight(self.done, self.config.n_steps, self.config.kl_warmup)
         elbo = self.module.elbo(self.batch(), beta, self.generator).mean()
         self.update(-elbo)
-        return {'elbo': elbo.item(), 'beta': beta}
+        return {'elbo': mean_over_ranks(elbo.detach()).item(), 'beta': beta}
 
     def clip(self): torch.nn.utils.clip_grad_norm_(self.module.parameters(), 10.)
 
@@ -178,16 +181,18 @@ def fit(stage: Stage,
         every: int = 250,               # updates between checkpoints
         progress: bool = True,          # show a progress bar
         until: int | None = None,       # pause at this update; by default go to the end
-        watch: Callable[[Stage], None] | None = None, # called at every checkpoint and at the end
+        watch: Callable[[Stage], None] | None = None, # called at every checkpoint and at the end, on rank 0
+        pause: Callable[[], bool] | None = None,      # asked before every update on rank 0: True pauses; see `pause_when`
         ) -> str:
     "Train, resuming from `path`; returns 'finished', 'paused ...', or why it 'stopped ...' with the last checkpoint restored."
-    if path and Path(path).exists(): stage.load_state_dict(load_checkpoint(path))
+    if path and (saved := load_shares(path)): stage.load_state_dict(saved)
     good, n_steps = copy.deepcopy(stage.state_dict()), stage.config.n_steps
-    end = min(until or n_steps, n_steps)
-    with tqdm(total=n_steps, initial=stage.done, disable=not progress, desc=type(stage).__name__, mininterval=1) as bar:
-        while stage.done < end:
+    end, first = min(until or n_steps, n_steps), rank() == 0
+    asked = lambda: pause is not None and from_rank_0(torch.tensor(float(first and pause()), device=stage.generator.device)) > 0
+    with tqdm(total=n_steps, initial=stage.done, disable=not (progress and first), desc=type(stage).__name__, mininterval=1) as bar:
+        while stage.done < end and not asked():
             state = copy.deepcopy(stage.state_dict()) if stage.done % every == 0 else None
-            if state and watch: watch(stage)
+            if state and watch and first: watch(stage)
             try: row = stage.step()
             except Exploded as error:
                 stage.load_state_dict(good)
@@ -195,12 +200,12 @@ def fit(stage: Stage,
             if state: # a state becomes a checkpoint once the step from it has passed the guard
                 good = state
                 bar.set_postfix({k: f'{v:.3g}' for k, v in row.items()})
-                if path: save_checkpoint(path, good)
+                if path: save_shares(path, good)
             if stage.done % 10 == 0: stage.history.append({'step': stage.done, **row})
             stage.done += 1
             bar.update()
-    if path: save_checkpoint(path, stage.state_dict())
-    if watch: watch(stage)
+    if path: save_shares(path, stage.state_dict())
+    if watch and first: watch(stage)
     return 'finished' if stage.done >= n_steps else f'paused at update {stage.done}'
 
 # %% ../nbs/08_two_stage.ipynb #08twostage036
@@ -210,9 +215,10 @@ class StageTwo(Stage):
                  buffer_path: Path | str | None = None): # keep the replay buffer in this file instead of in memory
         super().__init__(model.energy, x, config, seed, torch.optim.Adam(model.energy.parameters(), config.lr, (config.beta1, config.beta2), weight_decay=config.weight_decay))
         keep_memory()
+        share(model.vae)
         self.vae, self.energy, self.kernel, self.sample_steps = fold(model.vae), model.energy, make_kernel(config), model.n_steps
         layout, dtype = model.vae.layout, torch.float16 if config.half_buffer else torch.float32
-        self.buffer = ReplayBuffer(config.buffer_size, layout.size, 0 if config.keep_eps_x else layout.size_x, dtype, buffer_path, self.generator.device)
+        self.buffer = ReplayBuffer(config.buffer_size, layout.size, 0 if config.keep_eps_x else layout.size_x, dtype, buffer_path and rank_file(buffer_path), self.generator.device)
 
     def rate(self) -> float: return self.config.lr if self.config.constant else super().rate()
 
@@ -238,6 +244,7 @@ class StageTwo(Stage):
         c, layout, (eps, accepted) = self.config, self.vae.layout, self.chains()
         with torch.no_grad(): x_neg = self.vae.transform(layout.center(eps) if c.use_mean else eps)
         loss, e_pos, e_neg = ebm_loss(self.module, self.batch(), x_neg, c.energy_penalty, c.spectral, c.gradient_penalty)
+        e_pos, e_neg = mean_over_ranks(torch.stack([e_pos, e_neg]))
         gap = (e_pos - e_neg).item()
         if not abs(gap) <= c.max_gap: raise Exploded(f'energy gap {gap:.1f} exceeds {c.max_gap} at update {self.done}')
         self.update(loss)
@@ -285,6 +292,7 @@ from . import samplers
 from .fast import keep_memory
 from .layers import SpectralSum, batch_norm_penalty
 from .nvae import NVAE, NVAEConfig
+from .parallel import gathered, mean_over_ranks
 from .plot import axes, pictures, show
 from .runs import configure, read_weights, save_checkpoint, write_json
 
@@ -293,7 +301,7 @@ from .runs import configure, read_weights, save_checkpoint, write_json
 class ImageStageOneConfig:
     "Stage 1 on images; the defaults are the published CIFAR-10 command where it has a value."
     n_steps: int = 20_000
-    batch_size: int = 32
+    batch_size: int = 32         # images per update and process
     lr: float = 1e-2             # Adamax, peak of a cosine schedule
     warmup: int = 500            # updates of its linear warm-up
     weight_decay: float = 3e-4
@@ -360,17 +368,18 @@ class ImageStageOne(Stage):
     def step(self) -> dict:
         x, state, beta = self.batch(), self.generator.get_state(), self.beta()
         elbo, c = self.elbo(x), self.config
-        if not elbo.isfinite(): self.blame(x, state)
+        mean = mean_over_ranks(elbo.detach())
+        if not mean.isfinite(): self.blame(x, state)
         penalty = c.regularize * (self.spectral() + batch_norm_penalty(self.module)) if c.regularize else elbo.new_zeros(())
         self.update(penalty - elbo)
         average(self.ema, self.module, self.config.ema, self.done)
-        return {'elbo': elbo.item(), 'beta': beta, 'penalty': penalty.item()}
+        return {'elbo': mean.item(), 'beta': beta, 'penalty': penalty.item()}
 
     def blame(self, x, state) -> None:
-        "Raise `Exploded` with the name of the first layer that is not finite on this batch."
+        "Raise `Exploded` with the name of the first layer that is not finite on this batch, on any rank."
         self.generator.set_state(state)
-        where = first_nonfinite(self.module, lambda: self.elbo(x))
-        raise Exploded(f'{where or "the loss"} is not finite at update {self.done}')
+        where = dict.fromkeys(gathered(first_nonfinite(self.module, lambda: self.elbo(x)) or 'the loss'))
+        raise Exploded(f'{" and ".join(where)} is not finite at update {self.done}')
 
     def clip(self) -> None:
         "No clipping, but raise `Exploded` with the name of the non-finite gradient nearest the output (parameters are registered roughly in forward order)."
@@ -470,6 +479,7 @@ from .fast import fold, keep_memory
 from .layers import data_dependent_init
 from .model import VAEBM
 from .nvae import NVAE, readjust_batch_norm
+from .parallel import mean_over_ranks
 from .runs import CheckpointError, configure, read_weights
 
 # %% ../nbs/11_images.ipynb #images009
@@ -629,9 +639,10 @@ class DensityRatio(Stage):
         with torch.no_grad(): x_vae = self.vae.transform(torch.randn(len(x), self.vae.layout.size, generator=g, device=g.device))
         e_data, e_vae = self.energy(torch.cat([x, x_vae])).chunk(2)
         loss = F.softplus(e_data).mean() + F.softplus(-e_vae).mean()
-        if not loss.isfinite(): raise Exploded(f'logistic loss {loss.item()} at update {self.done}')
+        row = dict(zip(('loss', 'e_data', 'e_vae'), mean_over_ranks(torch.stack([loss, e_data.mean(), e_vae.mean()]).detach()).tolist()))
+        if not math.isfinite(row['loss']): raise Exploded(f"logistic loss {row['loss']} at update {self.done}")
         self.update(loss)
-        return {'loss': loss.item(), 'e_data': e_data.mean().item(), 'e_vae': e_vae.mean().item()}
+        return row
 
     def clip(self): pass
 

@@ -1,0 +1,23 @@
+#!/bin/bash
+# Train a VAEBM on the GPUs of one node, in as many jobs as it takes:
+#   sbatch slurm.sh runs/church data=church64 every=1000 'stage2={"n_steps": 20000}'
+# Slurm sends USR1 to this script alone, 15 minutes before the time is over.
+#SBATCH --job-name=vaebm
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --gpus-per-node=8
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@900
+run_dir=$1; shift
+mkdir -p "$run_dir"
+trap 'asked=1; touch "$run_dir/STOP"' USR1 TERM   # training sees the file before its next update, writes its checkpoint and ends
+
+accelerate launch --multi_gpu --num_processes "${SLURM_GPUS_ON_NODE:-8}" -m vaebm.launch run_dir="$run_dir" "$@" &
+asked=
+wait $!; status=$?
+while [ "$asked" ]; do asked=; wait $!; status=$?; done   # a signal ends `wait` before the training has ended
+
+if [ "$status" -eq 0 ] && [ -e "$run_dir/STOP" ]; then scontrol requeue "$SLURM_JOB_ID"; fi   # the next start removes STOP
+exit "$status"

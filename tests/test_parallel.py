@@ -1,0 +1,226 @@
+"""Two processes on the CPU train as one with twice the batch, stop together, and survive the death of one of them."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed
+
+import vaebm.training
+from vaebm.energy import EnergyResNet
+from vaebm.layers import data_dependent_init
+from vaebm.model import VAEBM
+from vaebm.nvae import NVAE, NVAEConfig
+from vaebm.parallel import pause_when, rank, rank_file, save_shares, world_size
+from vaebm.runs import load_checkpoint, save_checkpoint
+from vaebm.training import ImageStageOne, ImageStageOneConfig, ImageStageTwo, ImageStageTwoConfig, fit
+
+EXPERIMENTS = Path(__file__).parents[1] / 'nbs' / 'experiments'
+SIZES = NVAEConfig(image_size=8, groups=2, latent=2, channels_enc=4, channels_dec=4, cells_pre=1, cells_post=1, cells_enc=1, cells_dec=1, flows=0)
+
+
+def blobs():
+    "Smooth random images."
+    noise = torch.rand(200, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(noise, size=8, mode='bilinear')
+
+
+def stage_one(batch_size, **options):
+    torch.manual_seed(0)
+    return ImageStageOne(NVAE(SIZES), blobs(), ImageStageOneConfig(**{'n_steps': 40, 'batch_size': batch_size, 'warmup': 5, 'noise': .03, 'flip': True, 'ema': .9} | options))
+
+
+def stage_two(batch_size, **options):
+    "Chains that all persist."
+    torch.manual_seed(0)
+    vae, energy, data = NVAE(SIZES), EnergyResNet(4, 'd1'), blobs()
+    with torch.no_grad(): vae.reconstruct(data)   # fills the running statistics
+    data_dependent_init(energy, data)
+    config = ImageStageTwoConfig(**{'n_steps': 40, 'batch_size': batch_size, 'buffer_size': batch_size, 'replay': 1., 'kernel_options': {'step_size': 1e-2}, 'chain_steps': 2,
+                                    'half_buffer': False, 'lr': 1e-3, 'noise': .03, 'ema': .9} | options)
+    return ImageStageTwo(VAEBM(vae.eval().requires_grad_(False), energy), data, config)
+
+
+def ranks(function, folder, *args, n=2):
+    "Start `function(folder, *args)` on n ranks, copies of this process that gloo joins."
+    store = folder / f'store-{time.time_ns()}'
+    def enter(r):
+        os.environ['GLOO_SOCKET_IFNAME'] = 'lo'
+        torch.set_num_threads(1)
+        distributed.init_process_group('gloo', rank=r, world_size=n, store=distributed.FileStore(str(store), n))
+        function(folder, *args)
+        distributed.destroy_process_group()
+    started = [get_context('fork').Process(target=enter, args=(r,)) for r in range(n)]
+    for p in started: p.start()
+    return started
+
+
+def finish(processes):
+    for p in processes: p.join(60)
+    assert [p.exitcode for p in processes] == [0] * len(processes)
+
+
+def draw_for_all(patch, generator):
+    "Every draw of `generator` is made for the batches of all ranks, and each rank takes its part: noise that does not depend on their number."
+    def sliced(draw, where):
+        def f(*args, **options):
+            if options.get('generator') is not generator: return draw(*args, **options)
+            n, *rest = args[where] if isinstance(args[where], tuple) else args[where:]
+            return draw(*args[:where], (world_size() * n, *rest), **options)[rank() * n:(rank() + 1) * n].contiguous()
+        return f
+    for name, where in (('randn', 0), ('rand', 0), ('randint', 1)): patch.setattr(torch, name, sliced(getattr(torch, name), where))
+    patch.setattr(torch, 'randperm', lambda n, generator=None, device=None: torch.arange(n, device=device))
+
+
+def twenty_steps(folder, make, batch_size):
+    with pytest.MonkeyPatch.context() as patch:
+        stage = make(batch_size)
+        draw_for_all(patch, stage.generator.manual_seed(0))
+        assert fit(stage, progress=False, until=20) == 'paused at update 20'
+    save_checkpoint(folder / f'{rank()}-of-{world_size()}.safetensors', stage.state_dict())
+
+
+def difference(a, b): return max((a[k].double() - b[k].double()).abs().max().item() for k in a)
+
+
+@pytest.fixture
+def double():
+    "Rounding far below the effects that are looked for."
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize('make', [stage_one, stage_two])
+def test_two_ranks_are_one_process_with_twice_the_batch(tmp_path, make, double):
+    processes = ranks(twenty_steps, tmp_path, make, 4)
+    twenty_steps(tmp_path, make, 8)
+    finish(processes)
+    one, a, b = (load_checkpoint(tmp_path / f'{name}.safetensors') for name in ('0-of-1', '0-of-2', '1-of-2'))
+    start = make(8).state_dict()
+    for part in ('module', 'ema'):
+        assert difference(a[part], b[part]) == 0
+        assert difference(a[part], one[part]) < 1e-7 and difference(start[part], one[part]) > 1e-3
+    if make is stage_two: assert torch.allclose(torch.cat([a['buffer']['noise'], b['buffer']['noise']]), one['buffer']['noise'])
+    assert all(abs(u[k] - v[k]) < 1e-6 for u, v in zip(a['history'], one['history']) for k in ('elbo', 'e_pos', 'e_neg') if k in u)
+
+
+def blind(folder, make):
+    "One rank's data turn into NaN at update 6."
+    stage = make(4)
+    healthy = stage.batch
+    stage.batch = lambda: healthy() * (float('nan') if rank() == 1 and stage.done == 6 else 1)
+    status = fit(stage, folder / 'stage.safetensors', 4, progress=False, watch=lambda s: (folder / f'watched by {rank()}').touch())
+    (folder / f'status {rank()}').write_text(status)
+
+
+@pytest.mark.parametrize('make', [stage_one, stage_two])
+def test_what_one_rank_sees_stops_all(tmp_path, make):
+    finish(ranks(blind, tmp_path, make))
+    status = (tmp_path / 'status 0').read_text()
+    assert status.startswith('stopped: ') and 'at update 6; weights of update 4 restored' in status
+    assert (tmp_path / 'status 1').read_text() == status
+    assert (tmp_path / 'watched by 0').exists() and not (tmp_path / 'watched by 1').exists()
+
+
+def until_stop(folder):
+    status = fit(stage_two(4, n_steps=1_000_000), folder / 'stage.safetensors', 1_000_000, progress=False, pause=pause_when(folder))
+    (folder / f'status {rank()}').write_text(status)
+
+
+def test_a_file_stops_all_at_the_same_update(tmp_path):
+    processes = ranks(until_stop, tmp_path)
+    while not (tmp_path / 'stage.safetensors').exists() and processes[0].is_alive(): time.sleep(.05)
+    (tmp_path / 'STOP').touch()
+    finish(processes)
+    done = [load_checkpoint(rank_file(tmp_path / 'stage.safetensors', r))['done'] for r in (0, 1)]
+    assert done[0] == done[1] and {(tmp_path / f'status {r}').read_text() for r in (0, 1)} == {f'paused at update {done[0]}'}
+
+
+def whole_run(folder, dies_at=None):
+    "Checkpoints at every fourth update; rank 1 may be killed as it is about to write one, when rank 0 perhaps has."
+    def save(path, state):
+        if rank() == 1 and state['done'] == dies_at: os.kill(os.getpid(), signal.SIGKILL)
+        save_shares(path, state)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vaebm.training, 'save_shares', save)
+        assert fit(stage_two(4, buffer_size=12, replay=.7, n_steps=30), folder / 'stage.safetensors', 4, progress=False) == 'finished'
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor): return torch.equal(a, b)
+    if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return a == b
+
+
+def newest(path, r):
+    "Update of the newest checkpoint of rank r."
+    found = [-1]
+    for file in (rank_file(path, r), rank_file(path, r).with_stem(f'{rank_file(path, r).stem}.before')):
+        try: found.append(load_checkpoint(file)['done'])
+        except FileNotFoundError: pass   # about to be replaced
+    return max(found)
+
+
+def test_death_of_one_rank_loses_nothing_beyond_the_last_checkpoint(tmp_path):
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    whole.mkdir(); killed.mkdir()
+    finish(ranks(whole_run, whole))
+    path = killed / 'stage.safetensors'
+    first = ranks(whole_run, killed, 12)
+    for p in first: p.join(60)
+    assert first[1].exitcode == -signal.SIGKILL and first[0].exitcode == 1   # the other does not wait for the dead
+    assert [newest(path, r) for r in (0, 1)] == [12, 8]
+    second = ranks(whole_run, killed)
+    while newest(path, 1) < 16 and second[0].is_alive(): time.sleep(.01)
+    second[0].kill()
+    for p in second: p.join(60)
+    assert second[0].exitcode == -signal.SIGKILL and second[1].exitcode == 1 and min(newest(path, r) for r in (0, 1)) >= 12
+    finish(ranks(whole_run, killed))
+    shares = [[load_checkpoint(rank_file(folder / 'stage.safetensors', r)) for r in (0, 1)] for folder in (whole, killed)]
+    assert all(map(same, *shares))
+    assert not torch.equal(*(share['buffer']['noise'] for share in shares[0]))   # each rank has chains of its own
+
+
+def wait_for(path, process):
+    while not path.exists() and process.poll() is None: time.sleep(.02)
+
+
+@pytest.mark.slow
+def test_an_experiment_ends_when_asked_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, '-c', 'from vaebm.runs import main; main()', str(EXPERIMENTS / '25_gaussians.ipynb'), f'run_dir={tmp_path}', 'seed=3']
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    wait_for(tmp_path / 'stage1.safetensors', process)
+    (tmp_path / 'STOP').touch()
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and f'paused at update {load_checkpoint(tmp_path / "stage1.safetensors")["done"]}; go on with\nvaebm-run nbs/experiments/25_gaussians.ipynb' in out
+    assert f'seed=3 run_dir={tmp_path}' in out and not (tmp_path / 'stage2.safetensors').exists()
+
+
+LAUNCHER = """#!/bin/bash
+echo "$@" > {folder}/launched
+for i in $(seq 200); do
+  if [ -e {run}/STOP ]; then sleep .2; exit {code}; fi
+  sleep .05
+done
+"""
+
+
+@pytest.mark.parametrize('code, requeued', [(0, True), (1, False)])
+def test_slurm_recipe_turns_a_signal_into_the_file_and_requeues(tmp_path, code, requeued):
+    "Stand-ins for `accelerate`, which ends after it has seen the file, and for `scontrol`."
+    for name, text in (('accelerate', LAUNCHER.format(folder=tmp_path, run=tmp_path / 'run', code=code)), ('scontrol', f'#!/bin/bash\necho "$@" > {tmp_path}/requeued\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    env = os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_JOB_ID': '7', 'SLURM_GPUS_ON_NODE': '4'}
+    process = subprocess.Popen(['bash', str(EXPERIMENTS / 'slurm.sh'), str(tmp_path / 'run'), 'data=cifar10', 'stage2={"lr": 1e-5}'], env=env)
+    wait_for(tmp_path / 'launched', process)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(30) == code
+    assert (tmp_path / 'launched').read_text() == f'launch --multi_gpu --num_processes 4 -m vaebm.launch run_dir={tmp_path}/run data=cifar10 stage2={{"lr": 1e-5}}\n'
+    assert (tmp_path / 'requeued').exists() == requeued and (not requeued or (tmp_path / 'requeued').read_text() == 'requeue 7\n')
