@@ -1,11 +1,12 @@
-# make run: the main job (two-stage training on its embedded default).  make test: notebooks and tests, the longest excepted, which make test-slow runs.  make bench: what the fast path gains on this machine.
+# make run: the main job (two-stage training on its embedded default).  make test: notebooks and tests, the longest excepted, which make test-slow runs.  make bench: what the fast path gains on this machine.  make paper-NAME: the paper's runs, days on a GPU.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 TIER   ?= cpu
 SEED   ?= 0
+SOURCE ?= paper
 
-.PHONY: run bench test test-slow lab export clean
+.PHONY: run bench test test-slow lab export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
 
 $(VENV)/.installed: settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +18,13 @@ run: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/vaebm-run nbs/experiments/bench.ipynb tier=cpu
+
+paper-cifar10: NOTEBOOK = cifar10_paper
+paper-celeba64: NOTEBOOK = celeba64
+paper-lsun64: NOTEBOOK = lsun64
+paper-celebahq256: NOTEBOOK = celebahq256
+paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256: $(VENV)/.installed
+	$(BIN)/vaebm-run nbs/experiments/$(NOTEBOOK).ipynb tier=paper source=$(SOURCE) seed=$(SEED)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not slow"

@@ -1,0 +1,214 @@
+"""Presets, costs and data of the full-scale runs, and their notebooks in miniature."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from vaebm import experiment
+from vaebm.data import IMAGE_SETS, Images, load_images
+from vaebm.energy import ENERGY_NETWORKS, EnergyResNet
+from vaebm.experiment import TIERS, costs, describe, images_of, prepare, preset, read_lmdb, tailor, tally, write_example
+from vaebm.fast import published_step
+from vaebm.model import VAEBM
+from vaebm.nvae import NVAE
+from vaebm.runs import load_checkpoint
+from vaebm.training import RELEASED, TABLE_8, ImageStageOne, build_nvae
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize('name, groups, steps, reference, n', [
+    ('cifar10', 30, 16, 'train', 50_000), ('ablation', 20, 15, 'train', 50_000), ('celeba64', 15, 20, 'train', 50_000), ('lsun64', 15, 20, 'train', 50_000), ('celebahq256', 20, 24, 'train+test', 30_000)])
+def test_a_preset_is_what_appendix_e_says(name, groups, steps, reference, n):
+    config = preset(name)
+    m, e = config.model, config.evaluation
+    assert len(m.nvae.scale_of_groups()) == groups and m.sample_steps == steps and (e.reference, e.n_samples) == (reference, n)
+    assert config.data.n_train == IMAGE_SETS[config.data.name].counts['train'] and m.nvae.image_size == IMAGE_SETS[config.data.name].shape[1]
+    assert (m.stage2.constant, m.stage2.clip, m.stage2.weight_decay, m.stage2.kernel) == (True, True, 3e-5, 'langevin')
+
+
+def test_presets_take_table_8_and_released_commands_as_they_are():
+    for name, row in TABLE_8.items():
+        theirs = asdict(preset(name).model.stage2)
+        assert {k: theirs[k] for k in row} == row
+    for name, row in RELEASED.items():
+        theirs = asdict(preset(name, source='released').model.stage2)
+        assert {k: theirs[k] for k in row} == row
+    for name in ('lsun64', 'celebahq256'):
+        assert [asdict(preset(name, source=s).model.energy) for s in ('paper', 'released')] == [ENERGY_NETWORKS[f'{name}_{s}'] for s in ('paper', 'released')]
+
+
+@pytest.mark.parametrize('name', TIERS)
+def test_every_value_has_a_source(name, capsys):
+    for tier in TIERS[name]:
+        rows = describe(preset(name, tier))
+        assert all(r.source for r in rows) and not any(r.source == 'given' for r in rows)
+        assert capsys.readouterr().out.count('\n') == len(rows)
+
+
+def test_what_is_not_there_is_refused():
+    for arguments, text in ((('celeba',), 'name must be one of cifar10, '), (('lsun64', 'cpu'), "tier of lsun64 must be one of smoke, paper, got 'cpu'"), (('celeba64', 'paper', 'code'), "must be one of paper, released, got 'code'")):
+        with pytest.raises(ValueError, match=text): preset(*arguments)
+    for given, text in (({'stage9': {}}, "unknown parameter 'stage9'"), ({'stage2': {'steps': 3}}, "unknown parameter 'steps' of ImageStageTwoConfig"),
+                        ({'evaluation': {'n_samples': '9'}}, "n_samples must be int, got '9'"), ({'data': {'bits': 5.}}, 'bits must be int')):
+        with pytest.raises(ValueError, match=text): tailor(preset('celeba64'), given)
+
+
+@pytest.mark.parametrize('groups', [1, 4, 8])
+def test_operations_of_grouped_convolutions_by_hand(groups):
+    conv, x = nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=groups), torch.randn(3, 8, 10, 10, requires_grad=True)
+    forward = 2 * 3 * 16 * 5 * 5 * (8 // groups) * 9
+    assert tally(lambda: conv(x)).flops == forward
+    assert tally(lambda: conv(x).sum().backward()).flops == 3 * forward
+    conv.requires_grad_(False)
+    assert tally(lambda: conv(x).sum().backward()).flops == 2 * forward, 'frozen weights cost nothing'
+
+
+def test_peak_counts_storages_once_and_forgets_the_dead():
+    def f():
+        a = torch.empty(1000, device='meta')    # 4,000 bytes
+        b = a.view(10, 100).T                   # the same storage
+        c = b * 2                               # 8,000 now
+        del a, b
+        return c + 1                            # 8,000 again
+    assert tally(f).peak == 8000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, vae, energy, gflop', [
+    ('cifar10', 130_744_004, 5_137_921, 56.6), ('celeba64', 65_005_372, 4_337_537, 22.5), ('lsun64', 65_005_372, 5_813_633, 23.1), ('celebahq256', 365_372_032, 14_207_105, None)])
+def test_networks_have_the_published_sizes(name, vae, energy, gflop):
+    m = preset(name, source='released').model
+    with torch.device('meta'): model = VAEBM(NVAE(m.nvae).eval().requires_grad_(False), EnergyResNet(**asdict(m.energy)).requires_grad_(False))
+    assert [sum(p.numel() for p in part.parameters()) for part in (model.vae, model.energy)] == [vae, energy]
+    if gflop: assert abs(tally(lambda: published_step(model, torch.empty(1, model.vae.layout.size, device='meta'), frozen=True)).flops / gflop / 1e9 - 1) < .02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('batch', [3, 12])
+def test_memory_estimate_is_near_the_allocator(batch):
+    config = tailor(preset('celebahq256'), {'nvae': {'scales': 2, 'groups': 1, 'image_size': 64, 'channels_enc': 8, 'channels_dec': 8}, 'energy': {'width': 4}, 'stage1': {'batch_size': batch}, 'stage2': {'buffer_size': 16}})
+    stage = ImageStageOne(build_nvae(config.model)[0], Images(torch.randint(256, (16, 3, 64, 64), dtype=torch.uint8)), config.model.stage1)
+    stage.step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p: stage.step()
+    events = sorted((e for e in p.profiler.kineto_results.events() if e.name() == '[memory]'), key=lambda e: e.start_ns())
+    measured = np.cumsum([e.nbytes() for e in events]).max() + 4 * sum(w.numel() for w in stage.module.parameters())
+    assert abs(costs(config)['memory']['activations 1'] / measured - 1) < .15
+
+
+@pytest.mark.parametrize('name', ['celeba64', 'lsun64', 'celebahq256'])
+def test_original_files_become_a_checked_array(name, tmp_path):
+    config = preset(name, 'smoke')
+    write_example(config.data.name, 'train', 24, tmp_path)
+    images, size = images_of(config, 'train', tmp_path), config.model.nvae.image_size
+    assert images.pixels.shape == (24, 3, size, size) and images.pixels.flatten(1).float().std(1).min() > 1
+    array = tmp_path / f'{config.data.name}_train.npz'
+    before = array.stat().st_mtime_ns
+    assert torch.equal(images_of(config, 'train', tmp_path).pixels, images.pixels) and array.stat().st_mtime_ns == before
+    pixels = np.load(array)['images'].copy()
+    pixels[3, 2, 1, 0] ^= 1
+    np.savez(array, images=pixels)
+    with pytest.raises(ValueError, match='their checksum differs'): images_of(config, 'train', tmp_path)
+
+
+def test_a_conversion_that_is_cut_leaves_nothing_behind(tmp_path, monkeypatch):
+    write_example('celeba64', 'test', 6, tmp_path)
+    def half(f, **arrays):
+        f.write(b'half of it')
+        raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(experiment.np, 'savez', half)
+        with pytest.raises(KeyboardInterrupt): prepare('celeba64', 'test', 16, 6, tmp_path)
+    assert not list(tmp_path.glob('*.npz'))
+    file = prepare('celeba64', 'test', 16, 6, tmp_path)
+    assert np.load(file)['images'].shape == (6, 16, 16, 3) and not list(tmp_path.glob('*.tmp'))
+
+
+def test_a_cut_download_is_no_data_set(tmp_path, monkeypatch):
+    write_example('church64', 'train', 5, tmp_path)
+    with pytest.raises(ValueError, match=re.escape('must hold images of shape (126227, 3, 64, 64), got (5, 3, 64, 64)')): prepare('church64', 'train', 64, 126_227, tmp_path)
+    assert not list(tmp_path.glob('*.npz'))
+    monkeypatch.setenv('VAEBM_DATA', str(tmp_path))
+    with pytest.raises(FileNotFoundError, match='put celeba64_train.npz there'): prepare('celeba64', 'train', 64, 162_770)
+    with pytest.raises(FileNotFoundError, match=f'neither celeba64_train.npz nor celeba64/train is in {tmp_path}/elsewhere'): prepare('celeba64', 'train', 64, 162_770, tmp_path / 'elsewhere')
+    with pytest.raises(FileNotFoundError, match='no data.mdb'): read_lmdb(tmp_path, 16)
+    monkeypatch.setitem(sys.modules, 'lmdb', None)
+    with pytest.raises(ImportError, match='pip install lmdb'): read_lmdb(tmp_path / 'church64' / 'train', 16)
+
+
+def test_prepared_arrays_are_read_by_load_images_too(tmp_path, monkeypatch):
+    write_example('church64', 'test', 300, tmp_path)
+    prepare('church64', 'test', 64, 300, tmp_path)
+    monkeypatch.setenv('VAEBM_DATA', str(tmp_path))
+    assert load_images('church64', 'test').pixels.shape == (300, 3, 64, 64)
+
+
+def test_the_fid_network_is_asked_as_it_wants_to_be(tmp_path, monkeypatch):
+    class Network(nn.Module):   # in place of the package, which needs a download
+        def __init__(self, name, features, feature_extractor_weights_path):
+            super().__init__()
+            assert features == ['2048'] and Path(feature_extractor_weights_path).exists()
+            self.fc = nn.Linear(3, 2)
+        def forward(self, x):
+            assert x.dtype == torch.uint8
+            return (x.float().mean((2, 3)),)
+    monkeypatch.setitem(sys.modules, 'torch_fidelity', types.ModuleType('torch_fidelity'))
+    monkeypatch.setitem(sys.modules, 'torch_fidelity.feature_extractor_inceptionv3', types.SimpleNamespace(FeatureExtractorInceptionV3=Network))
+    monkeypatch.setenv('VAEBM_DATA', str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=experiment.InceptionFeatures.FILE): experiment.InceptionFeatures()
+    (tmp_path / experiment.InceptionFeatures.FILE).touch()
+    extractor = experiment.Extractor('vaebm.experiment:InceptionFeatures')
+    f = extractor.of(Images(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 4, 4)))
+    assert f.tolist() == [[0., 0., 0.], [255., 255., 255.]] and torch.equal(extractor.net.logits(f), f @ extractor.net.net.fc.weight.T)
+
+
+def command(name, folder, *more):
+    return [sys.executable, '-c', 'from vaebm.runs import main; main()', str(ROOT / 'nbs' / 'experiments' / f'{name}.ipynb'), 'tier=smoke', f'run_dir={folder}', *more]
+
+
+def environment(tmp_path): return os.environ | {'OMP_NUM_THREADS': '1', 'VAEBM_DATA': str(tmp_path / 'no data'), 'MPLBACKEND': 'agg'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, more, row', [('celeba64', (), '| NVAE | 14.74 | – |'), ('celebahq256', ('source=released',), '| PGGAN | 8.03 | – |'), ('cifar10_paper', ('name=ablation',), '| VAEBM | 12.96 | 8.15 |')])
+def test_notebooks_run_in_miniature(name, more, row, tmp_path):
+    done = subprocess.run(command(name, tmp_path / 'run', *more), env=environment(tmp_path), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    files = {p.name for p in (tmp_path / 'run').iterdir()}
+    assert {'metrics.json', 'report.md', 'weights.safetensors', 'samples.png', 'pairs.png', 'training.png', 'notebook.ipynb'} <= files and ('cold.png' in files) == (name == 'celebahq256')
+    record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
+    assert record['metrics']['samples']['VAEBM']['n'] == 24 and row in (tmp_path / 'run' / 'report.md').read_text()
+    assert record['command'].startswith(f'vaebm-run nbs/experiments/{name}.ipynb tier=smoke') and record['preset']['tier'] == 'smoke'
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
+    whole, killed, env = tmp_path / 'whole', tmp_path / 'killed', environment(tmp_path)
+    subprocess.run(command('lsun64', whole), env=env, check=True, capture_output=True, timeout=300)
+    process = subprocess.Popen(command('lsun64', killed), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not (killed / 'stage2.safetensors').exists() and process.poll() is None: time.sleep(.01)
+    assert process.poll() is None, 'the run ended before it was killed'
+    os.killpg(process.pid, signal.SIGKILL)   # the kernel as well
+    process.wait()
+    assert not (killed / 'report.md').exists()
+    subprocess.run(command('lsun64', killed), env=env, check=True, capture_output=True, timeout=300)
+    for part in ('weights.safetensors', 'samples/000000.safetensors'):
+        a, b = (load_checkpoint(folder / part) for folder in (whole, killed))
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_make_names_notebooks_that_exist():
+    names = re.findall(r'^paper-[\w-]+: NOTEBOOK = (\w+)$', (ROOT / 'Makefile').read_text(), re.M)
+    assert len(names) == 4 and all((ROOT / 'nbs' / 'experiments' / f'{name}.ipynb').exists() for name in names)
