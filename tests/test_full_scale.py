@@ -97,9 +97,8 @@ def test_networks_have_the_published_sizes(name, vae, energy, gflop):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('batch', [3, 12])
-def test_memory_estimate_is_near_the_allocator(batch):
-    config = tailor(preset('celebahq256'), {'nvae': {'scales': 2, 'groups': 1, 'image_size': 64, 'channels_enc': 8, 'channels_dec': 8}, 'energy': {'width': 4}, 'stage1': {'batch_size': batch}, 'stage2': {'buffer_size': 16}})
+def test_memory_estimate_is_near_the_allocator():
+    config = tailor(preset('celebahq256'), {'nvae': {'scales': 2, 'groups': 1, 'image_size': 64, 'channels_enc': 8, 'channels_dec': 8}, 'energy': {'width': 4}, 'stage1': {'batch_size': 6}, 'stage2': {'buffer_size': 16}})
     stage = ImageStageOne(build_nvae(config.model)[0], Images(torch.randint(256, (16, 3, 64, 64), dtype=torch.uint8)), config.model.stage1)
     stage.step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p: stage.step()
@@ -190,7 +189,7 @@ def test_notebooks_run_in_miniature(name, more, row, tmp_path):
     assert {'metrics.json', 'report.md', 'weights.safetensors', 'samples.png', 'pairs.png', 'training.png', 'notebook.ipynb'} <= files and ('cold.png' in files) == (name == 'celebahq256')
     record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
     assert record['metrics']['samples']['VAEBM']['n'] == 24 and row in (tmp_path / 'run' / 'report.md').read_text()
-    assert record['command'].startswith(f'vaebm-run nbs/experiments/{name}.ipynb tier=smoke') and record['preset']['tier'] == 'smoke'
+    assert record['command'].startswith(f'vaebm-run nbs/experiments/{name}.ipynb ') and all(part in record['command'] for part in ('tier=smoke', *more)) and record['preset']['tier'] == 'smoke'
 
 
 @pytest.mark.slow
