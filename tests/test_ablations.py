@@ -10,16 +10,30 @@ from pathlib import Path
 
 import pytest
 
-from vaebm.baselines import BASE, ROWS, AblationConfig
+from vaebm.baselines import TABLES, AblationConfig
 from vaebm.runs import configure
 
 ROOT = Path(__file__).parents[1]
 RUN = [sys.executable, '-c', 'from vaebm.runs import main; main()', str(ROOT / 'nbs' / 'experiments' / 'ablations.ipynb'), 'tier=smoke', 'seeds=1', 'only=VAE;VAEBM']
 
 
-def test_rows_are_configurations_that_differ():
-    configs = [configure(configure(AblationConfig(), BASE), changes) for changes in ROWS.values()]
-    assert len({repr(c) for c in configs}) == len(ROWS) > 10
+@pytest.mark.parametrize('data', TABLES)
+def test_rows_are_configurations_that_differ(data):
+    base, rows = TABLES[data]
+    configs = [configure(configure(AblationConfig(), base), changes) for changes in rows.values()]
+    assert len({repr(c) for c in configs}) == len(rows) >= 6
+    assert {c.data for c in configs} == {data} and list(rows)[0] == 'VAE' and configs[0].stage2.n_steps == 0
+
+
+def test_rows_of_cifar10_are_those_of_appendix_f():
+    base, rows = TABLES['cifar10']
+    c = {name: configure(configure(AblationConfig(), base), changes) for name, changes in rows.items()}
+    ours, on_x, gan = (c[name] for name in ('VAEBM', 'EBM on x', 'WGAN from VAE'))
+    assert (ours.stage2.lr, ours.stage2.chain_steps, ours.stage2.kernel_options, ours.sample_steps, ours.stage2.replay) == (5e-5, 5, {'step_size': 8e-5}, 15, .6)
+    assert (on_x.stage2.n_steps, on_x.stage2.lr, on_x.stage2.chain_steps, on_x.stage2.replay, on_x.sample_steps, on_x.norm) == (100_000, 1e-4, 60, .95, 150, 'spectral')
+    assert on_x.stage2.kernel_options['step_size'] == 10 and on_x.stage2.kernel_options['clip'] == .01
+    assert (gan.stage2.n_steps, gan.stage2.lr, gan.decoder_lr, gan.stage2.chain_steps) == (40_000, 5e-5, 5e-6, 0)
+    assert (c['VAEBM and decoder'].decoder_lr, c['VAEBM and decoder'].stage2.chain_steps, c['VAEBM and decoder'].stage2.replay) == (5e-6, 10, 0)
 
 
 @pytest.mark.slow

@@ -384,5 +384,5 @@ def table(found: list[dict]) -> str: # as `sweep` returns them
         runs = [r['metrics'] for r in found if r['row'] == row]
         updates, seconds = (summary(found, row, key)[0] for key in ('updates', 'train_s'))
         lines.append(f'{row:22}{len(runs):6}{updates:9.0f}{seconds:9.0f}   ' + ''.join(cell(row, key, width, digits) for key, (_, width, digits) in shown.items()) + ', '.join(sorted({m['status'].split(':')[0] for m in runs})))
-    floor = found[0]['metrics'].get('kl_floor')
-    return '\n'.join(lines + [f'a perfect model: KL {floor:.3f}'] * (floor is not None))
+    if 'kl' in shown: lines.append(f"a perfect model: KL {found[0]['metrics']['kl_floor']:.3f}")
+    return '\n'.join(lines)
