@@ -2,6 +2,8 @@
 import json
 from pathlib import Path
 
+from vaebm.baselines import summary
+
 ROOT = Path(__file__).parents[1]
 RECORDS = sorted((ROOT / 'data' / 'results').glob('25_gaussians-*.json'))
 
@@ -75,3 +77,17 @@ def test_cifar10_energy_matches_the_manifest():
     for name, r in entry['metrics']['samples'].items(): assert f"| {r['n']:,} | {r['frechet']:.0f} | {r['score']:.2f} |" in readme, name
     assert f"lowers the distance of means {entry['metrics']['drop']['means']:.2f} times" in readme and all(leg['command'] in readme for leg in entry['legs'])
     assert f"{sum(leg['metrics']['ratio_s'] + leg['metrics']['train_s'] for leg in entry['legs']) / 60:.0f} minutes on two cores, published as `cifar10`" in readme
+
+
+def test_the_run_on_embedded_digits_is_reported_as_it_was():
+    readme, record = (ROOT / 'README.md').read_text(encoding='utf-8'), json.loads((ROOT / 'data' / 'results' / 'stacked_mnist-embedded.json').read_text())
+    vae, model = (record['metrics']['samples'][name]['modes'] for name in ('VAE', 'VAEBM'))
+    assert record['command'] in readme and record['metrics']['vae']['n_train'] == 4500
+    assert f"{model['modes']} of 1,000 modes, KL {model['kl']:.2f} (the VAE alone {vae['modes']}, {vae['kl']:.2f})" in readme
+
+
+def test_ablations_are_those_of_the_record():
+    readme, found = (ROOT / 'README.md').read_text(encoding='utf-8'), json.loads((ROOT / 'data' / 'results' / 'ablations.json').read_text())
+    for row in list(dict.fromkeys(r['row'] for r in found))[:6]:
+        (mean, se), (kl, kl_se) = (summary(found, row, key) for key in ('frechet', 'kl'))
+        assert f'| {row} | {mean:.1f} ± {se:.1f} | {kl:.2f} ± {kl_se:.2f} |' in readme, row
