@@ -112,7 +112,7 @@ class PairVAE(MLPVAE):
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
         "Images of the VAE alone, shape (n, 2, 16, 16): the means of p(x|z), clamped to [0, 1]."
-        return self.transform(self.layout.center(torch.randn(n, self.layout.size, generator=generator))).clamp(0, 1)
+        return self.transform(self.layout.center(torch.randn(n, self.layout.size, generator=generator, device=generator.device if generator else None))).clamp(0, 1)
 
 def _load_pairs(entry, state):
     vae = PairVAE(learned=entry.get('learned', False))
@@ -152,10 +152,11 @@ class PixelStage(ImageStageTwo):
 
 # %% ../nbs/13_ablations.ipynb #13ablations039
 def generative(vae: nn.Module) -> list[nn.Parameter]:
-    "The weights that samples of `vae` depend on: those of its decoder."
-    weights = list(vae.parameters())
-    grads = torch.autograd.grad(vae.requires_grad_(True).transform(torch.zeros(1, vae.layout.size)).sum(), weights, allow_unused=True)
-    return [w.requires_grad_(g is not None) for w, g in zip(weights, grads) if g is not None]
+    "The weights that samples of `vae` depend on, those of its decoder; the others are frozen."
+    weights = list(vae.requires_grad_(True).parameters())
+    grads = torch.autograd.grad(vae.transform(torch.zeros(1, vae.layout.size, device=weights[0].device)).sum(), weights, allow_unused=True)
+    for w, g in zip(weights, grads): w.requires_grad_(g is not None)
+    return [w for w in weights if w.requires_grad]
 
 class DecoderStage(ImageStageTwo):
     "Train the energy and, after each of its updates, the decoder, to lower the energy of the VAE's samples (App. C, Eq. 21); with chains of no steps this is a WGAN that begins at the VAE (Sec. 5.2)."
@@ -168,7 +169,7 @@ class DecoderStage(ImageStageTwo):
 
     def step(self) -> dict:
         row = super().step()
-        eps = torch.randn(self.config.batch_size, self.vae.layout.size, generator=self.generator)
+        eps = torch.randn(self.config.batch_size, self.vae.layout.size, generator=self.generator, device=self.generator.device)
         energy = fold(self.energy)(self.vae.transform(eps)).mean()
         for group in self.decoder_optimizer.param_groups: group['lr'] = cosine_lr(self.done, self.config.n_steps, self.decoder_lr)
         for w, g in zip(self.decoder, torch.autograd.grad(energy, self.decoder)): w.grad = g
@@ -176,6 +177,8 @@ class DecoderStage(ImageStageTwo):
         return row
 
     def parts(self): return super().parts() | {'vae': self.vae, 'decoder_optimizer': self.decoder_optimizer}
+
+    def weights(self): return {'energy': super().weights(), 'vae': self.vae.state_dict()}
 
 # %% ../nbs/13_ablations.ipynb #13ablations051
 class JointSpace:
@@ -197,12 +200,15 @@ class JointSpace:
 
 # %% ../nbs/13_ablations.ipynb #13ablations054
 class ReleasedPotential(VAEBM):
-    "The potential of the released code without its clamps: Eq. 9 plus the logarithms of all scales, the Jacobian that App. B cancels."
+    "The potential of the released code, for unclamped images: -log h(x, z) at T(eps), so Eq. 9 plus the Jacobian that App. B cancels, where p(x|z) has no standard deviation below exp(-2) + 0.01 on [-1, 1]."
     def energy_at(self, eps: torch.Tensor) -> torch.Tensor: # noise, shape (B, D)
-        "E(T(eps)) plus the sum of log sigma over latents and pixels, shape (B,)."
-        eps_z = self.vae.layout.split(eps)[1]
-        latents, p = self.vae.generate(eps_z) if hasattr(self.vae, 'generate') else ([], self.vae.decode(eps_z))   # scales of z: an NVAE's are learned, a `PairVAE`'s are one
-        return super().energy_at(eps) + sum(s.log().flatten(1).sum(1) for s in (p.scale, *(l.prior.scale for l in latents)))
+        "The potential without |eps|^2 / 2, shape (B,)."
+        eps_x, eps_z = self.vae.layout.split(eps)
+        nvae = hasattr(self.vae, 'generate')
+        latents, p = self.vae.generate(eps_z) if nvae else ([], self.vae.decode(eps_z))   # scales of z: an NVAE's are learned, a `PairVAE`'s are one
+        scale = p.scale.clamp(min=(math.exp(-2) + .01) * (1 if nvae else .5))             # a `PairVAE` speaks on [0, 1]
+        pixels = scale.log() + .5 * ((p.scale / scale).square() - 1) * eps_x.square()
+        return super().energy_at(eps) + sum(t.flatten(1).sum(1) for t in (pixels, *(l.prior.scale.log() for l in latents)))
 
 class ReleasedStage(ImageStageTwo):
     "Train and sample with chains on the released potential."
@@ -282,7 +288,7 @@ ROWS = {  # what differs from BASE; numbers of updates such that each row trains
 }
 
 # %% ../nbs/13_ablations.ipynb #13ablations082c
-_APP_F = {'kernel': 'clipped_descent', 'kernel_options': {'step_size': 10., 'clip': .01, 'noise': .005}, 'chain_steps': 60, 'n_steps': 100_000, 'lr': 1e-4, 'replay': .95, 'buffer_size': 10_000, 'keep_eps_x': True,
+_APP_F = {'kernel': 'clipped_descent', 'kernel_options': {'step_size': 10., 'clip': .01, 'noise': .005}, 'chain_steps': 60, 'n_steps': 100_000, 'lr': 1e-4, 'replay': .95, 'replay_anneal': 0, 'buffer_size': 10_000, 'keep_eps_x': True,
           'spectral': 0., 'energy_penalty': 1.}   # the paper names no weight of the energy penalty: Du & Mordatch's
 _STACKED_PIXELS = _PIXELS | {'n_steps': 60, 'batch_size': 32, 'noise': 0.}
 TABLES = {  # data: (base, rows)
@@ -300,7 +306,7 @@ TABLES = {  # data: (base, rows)
         'VAE': ROWS['VAE'],
         'EBM on x': {'method': 'pixels', 'norm': 'spectral', 'stage2': _APP_F, 'sample_steps': 150},
         'EBM on x from VAE': {'method': 'pixels_from_vae', 'norm': 'spectral', 'stage2': _APP_F, 'sample_steps': 150},
-        'WGAN from VAE': {'method': 'decoder', 'decoder_lr': 5e-6, 'norm': 'spectral', 'stage2': {'n_steps': 40_000, 'chain_steps': 0, 'replay': 0., 'buffer_size': 1}, 'sample_steps': 0},
+        'WGAN from VAE': {'method': 'decoder', 'decoder_lr': 5e-6, 'norm': 'spectral', 'stage2': {'spectral': 0., 'n_steps': 40_000, 'chain_steps': 0, 'replay': 0., 'buffer_size': 1}, 'sample_steps': 0},
         'VAEBM': {},
         'VAEBM and decoder': {'method': 'decoder', 'decoder_lr': 5e-6, 'stage2': {'chain_steps': 10, 'replay': 0., 'buffer_size': 1}},   # its own test step size, 5e-6, is a number to try
     }),
@@ -338,7 +344,7 @@ def setting(config: 'AblationConfig', generator: torch.Generator, # of the judge
 # %% ../nbs/13_ablations.ipynb #13ablations083
 def build_row(config: AblationConfig, vae: nn.Module, # the published one that `config.vae` names
               x) -> ImageStageTwo:                    # data, with `sample(n, generator)`
-    "A stage that trains the row's energy; weights follow from seed and data. Raises `ValueError` for an unknown method, norm or activation."
+    "A stage that trains the row's energy where `vae` is; weights follow from seed and data. Raises `ValueError` for an unknown method, norm or activation."
     for name, known in (('method', METHODS), ('norm', NORMS), ('activation', ACTIVATIONS)):
         if getattr(config, name) not in known: raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")
     c, images = config.stage2, x.sample(160, torch.Generator().manual_seed(config.seed))
@@ -347,6 +353,7 @@ def build_row(config: AblationConfig, vae: nn.Module, # the published one that `
         torch.manual_seed(config.seed)
         energy = EnergyResNet(**asdict(config.energy), c_in=channels) if (config.norm, config.activation) == ('weight', 'swish') else PlainEnergy(**asdict(config.energy), norm=config.norm, activation=config.activation, c_in=channels)
     data_dependent_init(energy, images)
+    energy.to(next(vae.parameters()).device)
     extra = {'pixels_from_vae': {'source': vae}, 'decoder': {'decoder_lr': config.decoder_lr}}.get(config.method, {})
     model = VAEBM(Pixels(images.shape[1:]) if config.method.startswith('pixels') else vae, energy, make_kernel(c), config.sample_steps)
     return METHODS[config.method](model, x, c, config.seed, **extra)
