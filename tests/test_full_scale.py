@@ -84,10 +84,9 @@ def test_each_process_has_its_share_of_the_buffer():
 
 
 def test_plan_compares_with_the_memory_of_each_gpu(capsys):
-    for n, ends in ((16, ['stage 1 fits, stage 2 fits'] * 4), (6_000, ['DOES NOT FIT', 'stage 1 fits', 'stage 1 fits', 'DOES NOT FIT'])):
-        c = plan(small('celeba64', stage1={'batch_size': n}))
-        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(tuple(GPUS))]
-        assert len(lines) == 4 and all(end in line for line, end in zip(lines, ends)), (c['memory'], lines)
+    c = plan(small('celeba64', stage1={'batch_size': 15_000}))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(tuple(GPUS))]
+    assert ['stage 1 fits, stage 2 fits' in line for line in lines] == [False, True, True, False] and all('stage 2 fits' in line for line in lines), c['memory']
     plan(preset('celeba64', 'smoke'))
     assert 'hours' not in capsys.readouterr().out
 
