@@ -62,7 +62,7 @@ def test_sources_say_what_is_ours_and_what_is_not_used(capsys):
     of = lambda *a: {r.field.removeprefix('model.'): r.source for r in describe(preset(*a))}
     cifar, hq = of('cifar10'), of('celebahq256')
     assert [cifar[f'stage2.{k}'] for k in ('buffer_size', 'replay_anneal')] == ['not used'] * 2
-    assert not 'not used' in hq.values() and hq['nvae.groups'] == 'App. E: 20 in all' and of('celeba64')['nvae.groups'] == 'App. E: 15 in all'
+    assert 'not used' not in hq.values() and hq['nvae.groups'] == 'App. E: 20 in all' and of('celeba64')['nvae.groups'] == 'App. E: 15 in all'
     assert cifar['evaluation.extractor'] == "the course's own" and of('stacked_mnist', 'cpu')['evaluation.n_samples'] == "the course's own"
 
 

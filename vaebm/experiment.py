@@ -26,7 +26,7 @@ from .model import VAEBM
 from .nvae import NVAE
 from .runs import configure, read_weights
 from .samplers import run
-from .training import RELEASED, TABLE_8, Config, ImageStageOne, ImageStageTwo, ImageStageTwoConfig, VAEBMConfig, build_nvae, build_vaebm, make_kernel
+from .training import RELEASED, TABLE_8, Config, ImageStageOne, ImageStageTwo, VAEBMConfig, build_nvae, build_vaebm, make_kernel
 
 # %% ../nbs/14_full_scale.ipynb #14full007
 @dataclass(frozen=True)
