@@ -24,7 +24,7 @@ paper-celeba64: NOTEBOOK = celeba64
 paper-lsun64: NOTEBOOK = lsun64
 paper-celebahq256: NOTEBOOK = celebahq256
 paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256: $(VENV)/.installed
-	$(BIN)/vaebm-run nbs/experiments/$(NOTEBOOK).ipynb tier=paper source=$(SOURCE) seed=$(SEED)
+	$(BIN)/vaebm-run nbs/experiments/$(NOTEBOOK).ipynb tier=paper source=$(SOURCE) seed=$(SEED) run_dir=$(CURDIR)/runs/$(@:paper-%=%)-paper-$(SOURCE)-$(SEED)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not slow"

@@ -2,7 +2,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -19,12 +19,12 @@ from torch.profiler import ProfilerActivity, profile
 from vaebm import experiment
 from vaebm.data import IMAGE_SETS, Images, load_images
 from vaebm.energy import ENERGY_NETWORKS, EnergyResNet
-from vaebm.experiment import TIERS, costs, describe, images_of, prepare, preset, read_lmdb, tailor, tally, write_example
+from vaebm.experiment import GPUS, TIERS, costs, describe, draw, fingerprint, images_of, plan, prepare, preset, read_lmdb, splits_of, tailor, tally, train_energy, train_vae, write_example
 from vaebm.fast import published_step
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE
-from vaebm.runs import load_checkpoint
-from vaebm.training import RELEASED, TABLE_8, ImageStageOne, build_nvae
+from vaebm.runs import CheckpointError, load_checkpoint, save_checkpoint
+from vaebm.training import RELEASED, TABLE_8, ImageStageOne, build_nvae, build_vaebm
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,8 +54,16 @@ def test_presets_take_table_8_and_released_commands_as_they_are():
 def test_every_value_has_a_source(name, capsys):
     for tier in TIERS[name]:
         rows = describe(preset(name, tier))
-        assert all(r.source for r in rows) and not any(r.source == 'given' for r in rows)
+        assert [r.field for r in rows if r.source == 'the choice of preset'] == ['name', 'tier', 'source'] and not any(r.source == 'given' for r in rows)
         assert capsys.readouterr().out.count('\n') == len(rows)
+
+
+def test_sources_say_what_is_ours_and_what_is_not_used(capsys):
+    of = lambda *a: {r.field.removeprefix('model.'): r.source for r in describe(preset(*a))}
+    cifar, hq = of('cifar10'), of('celebahq256')
+    assert [cifar[f'stage2.{k}'] for k in ('buffer_size', 'replay_anneal')] == ['not used'] * 2
+    assert 'not used' not in hq.values() and hq['nvae.groups'] == 'App. E: 20 in all' and of('celeba64')['nvae.groups'] == 'App. E: 15 in all'
+    assert cifar['evaluation.extractor'] == "the course's own" and of('stacked_mnist', 'cpu')['evaluation.n_samples'] == "the course's own"
 
 
 def test_what_is_not_there_is_refused():
@@ -64,6 +72,23 @@ def test_what_is_not_there_is_refused():
     for given, text in (({'stage9': {}}, "unknown parameter 'stage9'"), ({'stage2': {'steps': 3}}, "unknown parameter 'steps' of ImageStageTwoConfig"),
                         ({'evaluation': {'n_samples': '9'}}, "n_samples must be int, got '9'"), ({'data': {'bits': 5.}}, 'bits must be int')):
         with pytest.raises(ValueError, match=text): tailor(preset('celeba64'), given)
+
+
+def small(name, **changes): return tailor(preset(name), {'nvae': {'scales': 1, 'groups': 1, 'image_size': 32, 'channels_enc': 8, 'channels_dec': 8, 'cells_pre': 1, 'cells_post': 1, 'cells_enc': 1, 'cells_dec': 1}, 'energy': {'width': 4}, **changes})
+
+
+def test_each_process_has_its_share_of_the_buffer():
+    one, eight = (costs(small('lsun64'), gpus=n) for n in (1, 8))
+    assert one['memory']['buffer'] == 10_000 * 20 * 16 * 16 * 2 == 8 * eight['memory']['buffer'] and 1 < eight['flops']['stage 1'] / one['flops']['stage 1'] < 1.01, 'shared, but for the penalty'
+    assert eight['disk']['checkpoints'] >= 2 * one['memory']['buffer'], 'eight buffers, and eight before them'
+
+
+def test_plan_compares_with_the_memory_of_each_gpu(capsys):
+    c = plan(small('celeba64', stage1={'batch_size': 15_000}))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(tuple(GPUS))]
+    assert ['stage 1 fits, stage 2 fits' in line for line in lines] == [False, True, True, False] and all('stage 2 fits' in line for line in lines), c['memory']
+    plan(preset('celeba64', 'smoke'))
+    assert 'hours' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('groups', [1, 4, 8])
@@ -104,7 +129,7 @@ def test_memory_estimate_is_near_the_allocator():
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p: stage.step()
     events = sorted((e for e in p.profiler.kineto_results.events() if e.name() == '[memory]'), key=lambda e: e.start_ns())
     measured = np.cumsum([e.nbytes() for e in events]).max() + 4 * sum(w.numel() for w in stage.module.parameters())
-    assert abs(costs(config)['memory']['activations 1'] / measured - 1) < .15
+    assert abs(costs(config)['memory']['activations 1'] / measured - 1) < .08
 
 
 @pytest.mark.parametrize('name', ['celeba64', 'lsun64', 'celebahq256'])
@@ -154,6 +179,47 @@ def test_prepared_arrays_are_read_by_load_images_too(tmp_path, monkeypatch):
     assert load_images('church64', 'test').pixels.shape == (300, 3, 64, 64)
 
 
+def test_labels_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv('VAEBM_DATA', str(tmp_path))
+    theirs = Images(torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8), torch.arange(6))
+    monkeypatch.setattr(experiment, 'load_images', lambda name, split: theirs)
+    ours = images_of(tailor(preset('cifar10'), {'data': {'n_test': 6}}), 'test')
+    assert torch.equal(ours.labels, theirs.labels) and torch.equal(ours.pixels, theirs.pixels)
+
+
+def test_half_a_generated_set_is_made_anew(tmp_path, monkeypatch):
+    config, whole = preset('celeba64', 'smoke'), experiment.write_example
+    def half(name, split, n, folder):
+        whole(name, split, n // 2, folder)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(experiment, 'write_example', half)
+        with pytest.raises(KeyboardInterrupt): splits_of(config, tmp_path)
+    assert len(splits_of(config, tmp_path)['train']) == 24
+
+
+def test_samples_and_energies_of_other_weights_are_not_taken(tmp_path):
+    config = tailor(preset('cifar10', 'smoke'), {'evaluation': {'n_samples': 4}})
+    x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    a, b = (build_vaebm(m, build_nvae(m)[0].eval(), x) for m in (tailor(config, {'seed': s}).model for s in (0, 1)))
+    first, other = (draw(config, model, tmp_path / 'samples').pixels for model in (a, b))
+    assert not torch.equal(first, other) and torch.equal(draw(config, a, tmp_path / 'samples').pixels, first)
+    save_checkpoint(tmp_path / 'stage2.safetensors', {'done': 0})
+    (tmp_path / 'stage2.vae.json').write_text(json.dumps(fingerprint(a.vae)))
+    with pytest.raises(CheckpointError, match=f'trained on the VAE {fingerprint(a.vae)}, got {fingerprint(b.vae)}'): train_energy(config, b.vae, Images((255 * x).byte()), tmp_path, None)
+
+
+def test_a_stage_one_that_breaks_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, 'fit', lambda *a, **k: 'stopped: a loss that is not finite; weights of update 0 restored')
+    with pytest.raises(RuntimeError, match='stage 1 stopped: a loss that is not finite'): train_vae(preset('cifar10', 'smoke'), Images(torch.zeros(8, 3, 32, 32, dtype=torch.uint8)), tmp_path)
+
+
+def test_an_error_inside_an_extractor_is_not_hidden(monkeypatch):
+    def broken(self): raise ValueError('no such file')
+    monkeypatch.setattr(experiment.CoarseFeatures, '__init__', broken)
+    with pytest.raises(ValueError, match='^no such file$'): experiment.Extractor('vaebm.experiment:CoarseFeatures')
+
+
 def test_the_fid_network_is_asked_as_it_wants_to_be(tmp_path, monkeypatch):
     class Network(nn.Module):   # in place of the package, which needs a download
         def __init__(self, name, features, feature_extractor_weights_path):
@@ -196,14 +262,15 @@ def test_notebooks_run_in_miniature(name, more, row, tmp_path):
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
     whole, killed, env = tmp_path / 'whole', tmp_path / 'killed', environment(tmp_path)
     subprocess.run(command('lsun64', whole), env=env, check=True, capture_output=True, timeout=300)
-    process = subprocess.Popen(command('lsun64', killed), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command('lsun64', killed), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (killed / 'stage2.safetensors').exists() and process.poll() is None: time.sleep(.01)
     assert process.poll() is None, 'the run ended before it was killed'
-    os.killpg(process.pid, signal.SIGKILL)   # the kernel as well
+    for p in (*psutil.Process(process.pid).children(recursive=True), process): p.kill()   # the kernel first
     process.wait()
-    assert not (killed / 'report.md').exists()
+    assert load_checkpoint(killed / 'stage2.safetensors')['done'] < preset('lsun64', 'smoke').model.stage2.n_steps and not (killed / 'report.md').exists()
     subprocess.run(command('lsun64', killed), env=env, check=True, capture_output=True, timeout=300)
-    for part in ('weights.safetensors', 'samples/000000.safetensors'):
+    samples, = {p.relative_to(whole) for p in whole.glob('samples/*/000000.safetensors')}
+    for part in ('weights.safetensors', samples):
         a, b = (load_checkpoint(folder / part) for folder in (whole, killed))
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
