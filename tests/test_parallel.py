@@ -249,14 +249,19 @@ def tiny_run():
 
 
 def test_each_stage_is_freed_before_the_next_is_built(tmp_path, monkeypatch):
-    before, alive = [], []
-    def fit_and_look(stage, *args, **options):
-        alive.append([type(old()).__name__ for old in before if old()])
-        before.append(weakref.ref(stage))
+    trained, alive = [], []
+    def fit_and_note(stage, *args, **options):
+        trained.append(weakref.ref(stage))
         return fit(stage, *args, **options | {'watch': None, 'progress': False})
-    monkeypatch.setattr(launch, 'fit', fit_and_look)
+    def look(build):
+        def f(*args):
+            alive.append([old() is not None for old in trained])
+            return build(*args)
+        return f
+    monkeypatch.setattr(launch, 'fit', fit_and_note)
+    for name in ('build_vaebm', 'ImageStageTwo'): monkeypatch.setattr(launch, name, look(getattr(launch, name)))
     assert launch.train(*tiny_run(), tmp_path) == 'finished'
-    assert alive == [[], [], []]
+    assert alive == [[False], [False, False]]
 
 
 @pytest.mark.parametrize('status, code', [('finished', None), ('ImageStageTwo paused at update 5', None), ('ImageStageOne stopped: the loss is not finite at update 6; weights of update 4 restored', 1)])
