@@ -154,10 +154,11 @@ def test_a_file_stops_all_at_the_same_update(tmp_path):
     assert done[0] == done[1] and {(tmp_path / f'status {r}').read_text() for r in (0, 1)} == {f'paused at update {done[0]}'}
 
 
-def whole_run(folder, dies_at=None, until=None, slow=.2):
-    "Checkpoints at every fourth update; rank 1 may be killed, after `slow` seconds, as it is about to write one, when rank 0 has written its own."
+def whole_run(folder, dies=None, dies_at=None, until=None, slow=0.):
+    "Checkpoints at every fourth update; one rank may be killed as it is about to write one, `slow` seconds after the other has written its own."
     def save(path, state):
-        if rank() == 1 and state['done'] == dies_at:
+        if rank() == dies and state['done'] == dies_at:
+            while newest(folder / 'stage.safetensors', 1 - dies) < dies_at: time.sleep(.01)
             time.sleep(slow)
             os.kill(os.getpid(), signal.SIGKILL)
         save_checkpoint(path, state)
@@ -187,15 +188,14 @@ def test_death_of_one_rank_loses_nothing_beyond_the_last_checkpoint(tmp_path):
     whole.mkdir(); killed.mkdir()
     finish(ranks(whole_run, whole))
     path = killed / 'stage.safetensors'
-    first = ranks(whole_run, killed, 12)
+    first = ranks(whole_run, killed, 1, 12)
     for p in first: p.join(60)
     assert first[1].exitcode == -signal.SIGKILL and first[0].exitcode == 1   # the other does not wait for the dead
     assert [newest(path, r) for r in (0, 1)] == [12, 8]
-    second = ranks(whole_run, killed)
-    while newest(path, 1) < 16 and second[0].is_alive(): time.sleep(.01)
-    second[0].kill()
+    second = ranks(whole_run, killed, 0, 20)
     for p in second: p.join(60)
-    assert second[0].exitcode == -signal.SIGKILL and second[1].exitcode == 1 and min(newest(path, r) for r in (0, 1)) >= 12
+    assert second[0].exitcode == -signal.SIGKILL and second[1].exitcode == 1
+    assert [newest(path, r) for r in (0, 1)] == [16, 20]
     finish(ranks(whole_run, killed))
     shares = [[load_checkpoint(rank_file(folder / 'stage.safetensors', r)) for r in (0, 1)] for folder in (whole, killed)]
     assert all(map(same, *shares))
@@ -205,7 +205,7 @@ def test_death_of_one_rank_loses_nothing_beyond_the_last_checkpoint(tmp_path):
 def test_the_last_checkpoint_waits_for_ranks_that_still_write_the_one_before(tmp_path):
     "Between the updates 8 and 9 no message of the training makes rank 0 wait for rank 1."
     path = tmp_path / 'stage.safetensors'
-    first = ranks(whole_run, tmp_path, 8, 9, 2.)
+    first = ranks(whole_run, tmp_path, 1, 8, 9, 2.)
     for p in first: p.join(60)
     assert first[1].exitcode == -signal.SIGKILL and first[0].exitcode == 1
     assert [newest(path, r) for r in (0, 1)] == [8, 4]
