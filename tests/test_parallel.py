@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import pytest
 import torch
 from torch import distributed
 
-import vaebm.training
+import vaebm.parallel
+from vaebm import launch
+from vaebm.data import Images
 from vaebm.energy import EnergyResNet
 from vaebm.layers import data_dependent_init
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE, NVAEConfig
-from vaebm.parallel import pause_when, rank, rank_file, save_shares, world_size
-from vaebm.runs import load_checkpoint, save_checkpoint
-from vaebm.training import ImageStageOne, ImageStageOneConfig, ImageStageTwo, ImageStageTwoConfig, fit
+from vaebm.parallel import gathered, load_shares, pause_when, rank, rank_file, save_shares, world_size
+from vaebm.runs import configure, load_checkpoint, message, save_checkpoint
+from vaebm.training import ImageStageOne, ImageStageOneConfig, ImageStageTwo, ImageStageTwoConfig, VAEBMConfig, fit
 
 EXPERIMENTS = Path(__file__).parents[1] / 'nbs' / 'experiments'
 SIZES = NVAEConfig(image_size=8, groups=2, latent=2, channels_enc=4, channels_dec=4, cells_pre=1, cells_post=1, cells_enc=1, cells_dec=1, flows=0)
@@ -126,6 +129,14 @@ def test_what_one_rank_sees_stops_all(tmp_path, make):
     assert status.startswith('stopped: ') and 'at update 6; weights of update 4 restored' in status
     assert (tmp_path / 'status 1').read_text() == status
     assert (tmp_path / 'watched by 0').exists() and not (tmp_path / 'watched by 1').exists()
+    assert make is stage_two or 'the output of stem is not finite' in status, status
+
+
+def test_a_failed_pass_leaves_the_name_of_the_layer(tmp_path):
+    "It has put NaN into the running statistics of all batch norms behind that layer."
+    stage = stage_one(4)
+    with torch.no_grad(): stage.module.groups[1].cells[0].depthwise.weight.fill_(3e38)
+    assert fit(stage, progress=False).startswith('stopped: the output of groups.1.cells.0.depthwise is not finite at update 0')
 
 
 def until_stop(folder):
@@ -139,17 +150,22 @@ def test_a_file_stops_all_at_the_same_update(tmp_path):
     (tmp_path / 'STOP').touch()
     finish(processes)
     done = [load_checkpoint(rank_file(tmp_path / 'stage.safetensors', r))['done'] for r in (0, 1)]
+    assert not (tmp_path / 'STOP').exists()   # answered
     assert done[0] == done[1] and {(tmp_path / f'status {r}').read_text() for r in (0, 1)} == {f'paused at update {done[0]}'}
 
 
-def whole_run(folder, dies_at=None):
-    "Checkpoints at every fourth update; rank 1 may be killed as it is about to write one, when rank 0 perhaps has."
+def whole_run(folder, dies=None, dies_at=None, until=None, slow=0.):
+    "Checkpoints at every fourth update; one rank may be killed as it is about to write one, `slow` seconds after the other has written its own."
     def save(path, state):
-        if rank() == 1 and state['done'] == dies_at: os.kill(os.getpid(), signal.SIGKILL)
-        save_shares(path, state)
+        if rank() == dies and state['done'] == dies_at:
+            while newest(folder / 'stage.safetensors', 1 - dies) < dies_at: time.sleep(.01)
+            time.sleep(slow)
+            os.kill(os.getpid(), signal.SIGKILL)
+        save_checkpoint(path, state)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vaebm.training, 'save_shares', save)
-        assert fit(stage_two(4, buffer_size=12, replay=.7, n_steps=30), folder / 'stage.safetensors', 4, progress=False) == 'finished'
+        patch.setattr(vaebm.parallel, 'save_checkpoint', save)
+        status = fit(stage_two(4, buffer_size=12, replay=.7, n_steps=30), folder / 'stage.safetensors', 4, progress=False, until=until)
+        assert status == ('finished' if until is None else f'paused at update {until}')
 
 
 def same(a, b):
@@ -172,19 +188,93 @@ def test_death_of_one_rank_loses_nothing_beyond_the_last_checkpoint(tmp_path):
     whole.mkdir(); killed.mkdir()
     finish(ranks(whole_run, whole))
     path = killed / 'stage.safetensors'
-    first = ranks(whole_run, killed, 12)
+    first = ranks(whole_run, killed, 1, 12)
     for p in first: p.join(60)
     assert first[1].exitcode == -signal.SIGKILL and first[0].exitcode == 1   # the other does not wait for the dead
     assert [newest(path, r) for r in (0, 1)] == [12, 8]
-    second = ranks(whole_run, killed)
-    while newest(path, 1) < 16 and second[0].is_alive(): time.sleep(.01)
-    second[0].kill()
+    second = ranks(whole_run, killed, 0, 20)
     for p in second: p.join(60)
-    assert second[0].exitcode == -signal.SIGKILL and second[1].exitcode == 1 and min(newest(path, r) for r in (0, 1)) >= 12
+    assert second[0].exitcode == -signal.SIGKILL and second[1].exitcode == 1
+    assert [newest(path, r) for r in (0, 1)] == [16, 20]
     finish(ranks(whole_run, killed))
     shares = [[load_checkpoint(rank_file(folder / 'stage.safetensors', r)) for r in (0, 1)] for folder in (whole, killed)]
     assert all(map(same, *shares))
     assert not torch.equal(*(share['buffer']['noise'] for share in shares[0]))   # each rank has chains of its own
+
+
+def test_the_last_checkpoint_waits_for_ranks_that_still_write_the_one_before(tmp_path):
+    "Between the updates 8 and 9 no message of the training makes rank 0 wait for rank 1."
+    path = tmp_path / 'stage.safetensors'
+    first = ranks(whole_run, tmp_path, 1, 8, 9, 2.)
+    for p in first: p.join(60)
+    assert first[1].exitcode == -signal.SIGKILL and first[0].exitcode == 1
+    assert [newest(path, r) for r in (0, 1)] == [8, 4]
+    finish(ranks(whole_run, tmp_path))
+    assert [load_checkpoint(rank_file(path, r))['done'] for r in (0, 1)] == [30, 30]
+
+
+def saves(folder, *updates):
+    for done in updates: save_shares(folder / 'stage.safetensors', {'done': done, 'module': torch.ones(2), 'generator': torch.tensor(rank())})
+
+
+def resumes_at(folder, update):
+    assert load_shares(folder / 'stage.safetensors')['done'] == update
+
+
+def is_refused(folder):
+    assert f'must be a checkpoint of {world_size()} processes' in message(ValueError, load_shares, folder / 'stage.safetensors')
+    gathered(None)   # both have looked
+
+
+@pytest.mark.parametrize('between', [1, 2])
+def test_shares_of_ranks_that_have_left_are_not_taken_up_again(tmp_path, between):
+    "Three ranks train, then fewer write at an update of which the third has a file, then three would go on."
+    finish(ranks(saves, tmp_path, 4, 8, n=3))
+    (tmp_path / 'stage.rank2.safetensors.tmp').touch()       # of a rank killed as it wrote
+    finish(ranks(resumes_at, tmp_path, 8, n=3))
+    if between == 1:
+        saves(tmp_path, 8)
+        assert [p.name for p in tmp_path.glob('stage.*')] == ['stage.safetensors']
+    else: finish(ranks(saves, tmp_path, 8, 12))
+    assert not list(tmp_path.glob('*.rank2.*'))
+    finish(ranks(is_refused, tmp_path, n=3))
+    finish(ranks(resumes_at, tmp_path, 12) if between == 2 else ranks(is_refused, tmp_path))
+
+
+def tiny_run():
+    "A configuration of the launcher, and its data."
+    return configure(VAEBMConfig(nvae=SIZES), {
+        'stage1': {'n_steps': 4, 'batch_size': 4, 'warmup': 2}, 'energy': {'width': 4, 'blocks': 'd1'}, 'ratio': {'n_steps': 2, 'batch_size': 4},
+        'stage2': {'n_steps': 4, 'batch_size': 4, 'buffer_size': 8, 'chain_steps': 2, 'kernel_options': {'step_size': 1e-2}}, 'sample_steps': 2}), Images((255 * blobs()).round().byte())
+
+
+def test_each_stage_is_freed_before_the_next_is_built(tmp_path, monkeypatch):
+    trained, alive = [], []
+    def fit_and_note(stage, *args, **options):
+        trained.append(weakref.ref(stage))
+        return fit(stage, *args, **options | {'watch': None, 'progress': False})
+    def look(build):
+        def f(*args):
+            alive.append([old() is not None for old in trained])
+            return build(*args)
+        return f
+    monkeypatch.setattr(launch, 'fit', fit_and_note)
+    for name in ('build_vaebm', 'ImageStageTwo'): monkeypatch.setattr(launch, name, look(getattr(launch, name)))
+    assert launch.train(*tiny_run(), tmp_path) == 'finished'
+    assert alive == [[False], [False, False]]
+
+
+@pytest.mark.parametrize('status, code', [('finished', None), ('ImageStageTwo paused at update 5', None), ('ImageStageOne stopped: the loss is not finite at update 6; weights of update 4 restored', 1)])
+def test_the_launcher_reports_how_training_ended(tmp_path, monkeypatch, capsys, status, code):
+    monkeypatch.setattr(launch, 'train', lambda *args: status)
+    monkeypatch.setattr(launch, 'load_images', lambda name: None)
+    command = [f'run_dir={tmp_path}', 'data=cifar10', 'stage2={"lr": 1e-5}']
+    try: launch.main(command)
+    except SystemExit as end: assert end.code == code == 1
+    else: assert code is None
+    out = capsys.readouterr().out
+    assert status in out and ('with the same launcher and 1 processes:' in out) == ('paused' in status)
+    if 'paused' in status: assert f"-m vaebm.launch run_dir={tmp_path} data=cifar10 'stage2={{" in out
 
 
 def wait_for(path, process):
@@ -203,9 +293,10 @@ def test_an_experiment_ends_when_asked_and_says_how_to_go_on(tmp_path):
 
 
 LAUNCHER = """#!/bin/bash
+if [ -e {run}/STOP ]; then exit 3; fi
 echo "$@" > {folder}/launched
 for i in $(seq 200); do
-  if [ -e {run}/STOP ]; then sleep .2; exit {code}; fi
+  if [ -e {run}/STOP ]; then rm {run}/STOP; sleep .2; exit {code}; fi
   sleep .05
 done
 """
@@ -213,10 +304,12 @@ done
 
 @pytest.mark.parametrize('code, requeued', [(0, True), (1, False)])
 def test_slurm_recipe_turns_a_signal_into_the_file_and_requeues(tmp_path, code, requeued):
-    "Stand-ins for `accelerate`, which ends after it has seen the file, and for `scontrol`."
+    "Stand-ins for `accelerate`, which ends after it has seen the file, and for `scontrol`; a file of an earlier job is there."
     for name, text in (('accelerate', LAUNCHER.format(folder=tmp_path, run=tmp_path / 'run', code=code)), ('scontrol', f'#!/bin/bash\necho "$@" > {tmp_path}/requeued\n')):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'STOP').touch()
     env = os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_JOB_ID': '7', 'SLURM_GPUS_ON_NODE': '4'}
     process = subprocess.Popen(['bash', str(EXPERIMENTS / 'slurm.sh'), str(tmp_path / 'run'), 'data=cifar10', 'stage2={"lr": 1e-5}'], env=env)
     wait_for(tmp_path / 'launched', process)
@@ -224,3 +317,9 @@ def test_slurm_recipe_turns_a_signal_into_the_file_and_requeues(tmp_path, code, 
     assert process.wait(30) == code
     assert (tmp_path / 'launched').read_text() == f'launch --multi_gpu --num_processes 4 -m vaebm.launch run_dir={tmp_path}/run data=cifar10 stage2={{"lr": 1e-5}}\n'
     assert (tmp_path / 'requeued').exists() == requeued and (not requeued or (tmp_path / 'requeued').read_text() == 'requeue 7\n')
+
+
+@pytest.mark.parametrize('args', [[], ['data=cifar10']])
+def test_slurm_recipe_needs_a_folder(tmp_path, args):
+    done = subprocess.run(['bash', str(EXPERIMENTS / 'slurm.sh'), *args], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith('usage:') and not list(tmp_path.iterdir())

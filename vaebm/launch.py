@@ -30,11 +30,14 @@ def _stages(config: VAEBMConfig, data, device) -> Iterator[tuple[Stage, str]]:
     one = ImageStageOne(build_nvae(config)[0].to(device), data, config.stage1, config.seed)
     yield one, 'vae/stage1'
     x = data.sample(160, torch.Generator().manual_seed(40_000 + config.seed))
-    model = build_vaebm(config, one.ema.cpu(), x).to(device)
+    vae = one.ema.cpu()
+    del one   # weights, gradients and moments make room for stage 2
+    model = build_vaebm(config, vae, x).to(device)
     if config.ratio.n_steps:
         ratio = DensityRatio(model, data, config.ratio, config.seed)
         yield ratio, 'ratio/ratio'
         ratio.sharpen()
+        del ratio
     yield ImageStageTwo(model, data, config.stage2, config.seed), 'stage2'
 
 def train(config: VAEBMConfig,
@@ -51,11 +54,12 @@ def train(config: VAEBMConfig,
         status = fit(stage, path, every, watch=Monitor(path.parent), pause=pause)
         if status != 'finished': return f'{type(stage).__name__} {status}'
         if rank() == 0: save_checkpoint(path.with_name('weights.safetensors'), stage.weights())
+        del stage   # before the next is built
     return status
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus026
 def main(argv: list[str] | None = None) -> None:
-    "Command line, on every rank: run_dir=FOLDER data=NAME [every=500] [seconds=80000] [field=value ...]; data as in `load_images`, or stacked_mnist; fields of `VAEBMConfig`, values JSON. Trains, and pauses when a file STOP appears in the folder or the seconds are over."
+    "Command line, on every rank: run_dir=FOLDER data=NAME [every=500] [seconds=80000] [field=value ...]; data as in `load_images`, or stacked_mnist; fields of `VAEBMConfig`, values JSON. Trains, and pauses if there is a file STOP in the folder or the seconds are over; the exit code is 1 if training stopped by itself."
     argv = argv or sys.argv[1:]
     values = read_values(argv)
     if not {'run_dir', 'data'} <= values.keys(): sys.exit(main.__doc__)
@@ -66,8 +70,9 @@ def main(argv: list[str] | None = None) -> None:
     with state.main_process_first(): data = StackedDigits(load_images('mnist')) if name == 'stacked_mnist' else load_images(name)
     status = train(config, data, folder, every, pause)
     if rank() == 0: print(status)
-    if rank() == 0 and 'paused' in status: print(f'go on with\naccelerate launch --num_processes {world_size()} -m vaebm.launch {shlex.join(argv)}')
+    if rank() == 0 and 'paused' in status: print(f'go on with the same launcher and {world_size()} processes:\n-m vaebm.launch {shlex.join(argv)}')
     state.destroy_process_group()
+    if ' stopped: ' in status: sys.exit(1)
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus027
 if __name__ == '__main__' and __spec__: main()   # `python -m`; a notebook has no __spec__

@@ -7,6 +7,7 @@ __all__ = ['OWN', 'world_size', 'rank', 'mean_over_ranks', 'from_rank_0', 'gathe
            'SyncBatchNorm2d', 'rank_file', 'save_shares', 'load_shares', 'pause_when']
 
 # %% ../nbs/parallel.ipynb #parallel003
+import glob
 import json
 import math
 import os
@@ -111,12 +112,21 @@ def rank_file(path: Path | str, r: int | None = None) -> Path: # r: by default t
 
 def _before(file: Path) -> Path: return file.with_stem(f'{file.stem}.before')
 
+def _remove_ranks_from(n: int, path: Path) -> None:
+    "Remove what ranks n and above wrote beside `path`."
+    start = f'{path.stem}.rank'
+    for file in path.parent.glob(f'{glob.escape(start)}[0-9]*'):
+        if int(file.name[len(start):].split('.')[0]) >= n: file.unlink()
+
 def save_shares(path: Path | str, # the common file, in a folder that all ranks see
                 state: dict,      # of a stage, with the update `done`
                 ) -> None:
-    "Write the common file on rank 0 and the own entries of the others beside it; of several ranks each keeps the file before."
+    "Write the common file on rank 0 and the own entries of the others beside it; of several ranks each keeps the file before, and files of further ranks are removed."
     file = rank_file(path)
-    if world_size() > 1 and file.exists(): os.replace(file, _before(file))
+    if world_size() > 1:
+        gathered(None)   # all have written the file before
+        if file.exists(): os.replace(file, _before(file))
+    if rank() == 0: _remove_ranks_from(world_size(), file)
     save_checkpoint(file, {k: v for k, v in state.items() if rank() == 0 or k in OWN})
     if world_size() == 1: _before(file).unlink(missing_ok=True)   # of another history, if several ranks wrote it
 
@@ -154,7 +164,10 @@ def load_shares(path: Path | str) -> dict | None:
 def pause_when(folder: Path | str,
                seconds: float = math.inf, # from now on
                ) -> Callable[[], bool]:
-    "For `fit`: has a file STOP appeared in `folder`, or is the time over? Removes a STOP that is already there."
+    "For `fit`: is there a file STOP in `folder`, which is then removed, or is the time over?"
     file, end = Path(folder) / 'STOP', time.monotonic() + seconds
-    if rank() == 0: file.unlink(missing_ok=True)
-    return lambda: file.exists() or time.monotonic() >= end
+    def asked() -> bool:
+        if not file.exists(): return time.monotonic() >= end
+        file.unlink(missing_ok=True)
+        return True
+    return asked

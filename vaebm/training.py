@@ -181,7 +181,7 @@ def fit(stage: Stage,
         every: int = 250,               # updates between checkpoints
         progress: bool = True,          # show a progress bar
         until: int | None = None,       # pause at this update; by default go to the end
-        watch: Callable[[Stage], None] | None = None, # called at every checkpoint and at the end, on rank 0
+        watch: Callable[[Stage], None] | None = None, # called at every checkpoint and at the end, on rank 0 alone: it must send no messages
         pause: Callable[[], bool] | None = None,      # asked before every update on rank 0: True pauses; see `pause_when`
         ) -> str:
     "Train, resuming from `path`; returns 'finished', 'paused ...', or why it 'stopped ...' with the last checkpoint restored."
@@ -248,6 +248,7 @@ class StageTwo(Stage):
         gap = (e_pos - e_neg).item()
         if not abs(gap) <= c.max_gap: raise Exploded(f'energy gap {gap:.1f} exceeds {c.max_gap} at update {self.done}')
         self.update(loss)
+        # the last two are of this rank's chains, the energies means over ranks
         return {'e_pos': e_pos.item(), 'e_neg': e_neg.item(), 'accepted': accepted, 'eps_square': eps.square().mean().item()}
 
     def clip(self):
@@ -317,7 +318,7 @@ def first_nonfinite(module: torch.nn.Module,
                     run: Callable[[], object], # calls `module`
                     ) -> str | None:
     "What is not finite first: a parameter, else the submodule whose output is, in the order in which `run()` calls them; None if nothing is."
-    for name, tensor in module.state_dict().items():
+    for name, tensor in module.named_parameters():   # not buffers: a failed pass has put NaN into running statistics
         if not tensor.isfinite().all(): return f'the weights {name}'
     names, found = {m: name for name, m in module.named_modules()}, []
     def look(m, args, output):

@@ -10,14 +10,16 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@900
+case $1 in ''|*=*) echo 'usage: sbatch slurm.sh RUN_DIR data=NAME [field=value ...]' >&2; exit 2;; esac
 run_dir=$1; shift
 mkdir -p "$run_dir"
-trap 'asked=1; touch "$run_dir/STOP"' USR1 TERM   # training sees the file before its next update, writes its checkpoint and ends
+rm -f "$run_dir/STOP"   # of an earlier job; from here on it is a request to this one
+asked= ending=
+trap 'asked=1 ending=1; touch "$run_dir/STOP"' USR1 TERM   # training sees the file before its next update, removes it, writes its checkpoint and ends
 
 accelerate launch --multi_gpu --num_processes "${SLURM_GPUS_ON_NODE:-8}" -m vaebm.launch run_dir="$run_dir" "$@" &
-asked=
 wait $!; status=$?
 while [ "$asked" ]; do asked=; wait $!; status=$?; done   # a signal ends `wait` before the training has ended
 
-if [ "$status" -eq 0 ] && [ -e "$run_dir/STOP" ]; then scontrol requeue "$SLURM_JOB_ID"; fi   # the next start removes STOP
+if [ "$status" -eq 0 ] && [ "$ending" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$status"
