@@ -55,7 +55,7 @@ def test_architectures_keep_finished_rows(tmp_path):
     run = lambda: vaebm_run('tier=smoke', f'run_dir={tmp_path}', notebook=NOTEBOOK.with_name('architectures.ipynb'))
     assert run().returncode == 0
     record, rows = json.loads((tmp_path / 'metrics.json').read_text()), sorted(tmp_path.glob('????????????.json'))
-    assert len(rows) == len(record['rows']) == 2 and all(r['status'] == 'finished' for r in record['rows'].values())
+    assert len(rows) == len(record['rows']) == 3 and all(r['status'] == 'finished' for r in record['rows'].values())
     rows[0].unlink()
     written = {p: p.stat().st_mtime_ns for p in rows[1:]}
     assert run().returncode == 0 and rows[0].exists() and written == {p: p.stat().st_mtime_ns for p in rows[1:]}
