@@ -145,7 +145,7 @@ def same(a, b):
     return a == b
 
 
-@pytest.mark.parametrize('script, n_kills', [(TRAIN, 2), pytest.param(TRAIN, 5, marks=pytest.mark.slow), pytest.param(TRAIN_IMAGES, 5, marks=pytest.mark.slow), pytest.param(TRAIN_ENERGY, 5, marks=pytest.mark.slow)], ids=['2-D', '2-D long', 'images', 'energy of images'])
+@pytest.mark.parametrize('script, n_kills', [(TRAIN, 2), pytest.param(TRAIN, 10, marks=pytest.mark.slow), pytest.param(TRAIN_IMAGES, 5, marks=pytest.mark.slow), pytest.param(TRAIN_ENERGY, 5, marks=pytest.mark.slow)], ids=['2-D', '2-D long', 'images', 'energy of images'])
 def test_killed_training_resumes_bit_for_bit(tmp_path, script, n_kills):
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     whole.mkdir(); killed.mkdir()
