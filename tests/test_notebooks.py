@@ -57,16 +57,58 @@ def test_notebooks_are_clean(copy):
     assert not dirty, f'run `make export`: {dirty}'
 
 
-def solve(notebook):
-    "Put each folded solution into the gap it belongs to; return the number of solutions."
-    gap, solutions = None, 0
-    for cell in notebook.cells:
-        if '# your code here' in cell.source or cell.source.startswith('answer = None'): gap = cell
+ATTEMPT = '''
+def _attempt(cells):
+    "What an answer and its check say: their printed text, or the message with which the check refuses the answer."
+    from contextlib import redirect_stdout
+    from io import StringIO
+    said = StringIO()
+    try:
+        with redirect_stdout(said):
+            for cell in cells: exec(cell, globals())
+    except AssertionError as refusal: return f'refused: {refusal}'
+    return said.getvalue()
+'''
+EXPECT = '''
+_said = _attempt({cells!r})
+assert {condition}, {problem!r} + repr(_said)
+'''
+GAP, ANSWER = '# your code here', 'answer = None'
+
+
+def exercises(cells):
+    "For each exercise of a page: its cells from the gap to the check, the solution, and the common slips of its folded part."
+    start = None
+    for i, cell in enumerate(cells):
+        if cell.cell_type == 'code' and (GAP in cell.source or cell.source.startswith(ANSWER)): start = i
         if '<summary>Solution</summary>' not in cell.source: continue
-        code = re.search(r'```python\n(.*?)```', cell.source, re.S)[1]
-        gap.source = gap.source + '\n\n' + code if '# your code here' in gap.source else re.sub('^answer = None.*', code.replace('\\', r'\\'), gap.source, count=1)
-        gap, solutions = None, solutions + 1
-    return solutions
+        solution, *slips = re.findall(r'```python\n(.*?)```', cell.source.split('</details>')[0], re.S)
+        yield cells[start:i], solution, slips
+
+
+def attempt(cells, code):
+    "The sources of an exercise's cells with `code` in their gap."
+    gap, *rest = [c.source for c in cells]
+    gap = f'{gap}\n\n{code}' if GAP in gap else re.sub(f'^{ANSWER}.*', lambda _: code, gap, count=1)
+    return [gap, *rest]
+
+
+def expect(cells, condition, problem): return nbformat.v4.new_code_cell(EXPECT.format(cells=cells, condition=condition, problem=problem))
+
+
+def solve(notebook):
+    """Try each exercise's gap as it stands, its common slips and its solution; return the number of exercises.
+
+    An empty gap must be told so, a slip must be refused with a message, and the solution must pass.
+    """
+    found = list(exercises(notebook.cells))
+    for cells, solution, slips in found:
+        tries = [expect([c.source for c in cells], "'not yet' in _said", 'an empty gap must print "not yet", but the check said ')]
+        tries += [expect(attempt(cells, slip), "_said.startswith('refused: ') and len(_said) > 30", f'the slip {slip!r} must be refused with a message, but the check said ') for slip in slips]
+        first = next(i for i, c in enumerate(notebook.cells) if c is cells[0])
+        for cell, source in zip(cells, attempt(cells, solution)): cell.source = source
+        notebook.cells[first:first] = [nbformat.v4.new_code_cell(ATTEMPT), *tries]
+    return len(found)
 
 
 @pytest.mark.parametrize('path', [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in LONG)) for p in NOTEBOOKS])
