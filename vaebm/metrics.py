@@ -189,8 +189,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
-from torchvision.io import write_png
 
 from .data import Images
 from .runs import load_checkpoint
@@ -235,8 +235,9 @@ def write_images(images: torch.Tensor, # in [0, 1], shape (n, C, H, W); clamped
     aside, pixels = folder.with_name(folder.name + '.part'), (255 * images.clamp(0, 1)).round().byte().cpu()
     shutil.rmtree(aside, ignore_errors=True)   # of a call that was cut
     aside.mkdir(parents=True)
-    for i, image in enumerate(pixels): write_png(image, str(aside / f'{i:05}.png'))
-    np.savez_compressed(aside / 'images.npz', images=pixels.permute(0, 2, 3, 1).numpy())
+    array = pixels.permute(0, 2, 3, 1).numpy()
+    for i, image in enumerate(array): Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(aside / f'{i:05}.png')
+    np.savez_compressed(aside / 'images.npz', images=array)
     aside.rename(folder)
 
 # %% ../nbs/10c_evaluation.ipynb #10ccache01

@@ -229,12 +229,18 @@ def read_published(source: Path | str | dict, # a file that `torch.save` wrote, 
     return source['state_dict'], dict(args if isinstance(args, dict) else vars(args))
 
 # %% ../nbs/runs.ipynb #runs054
+def _papermill():
+    "papermill, without the grammar of internationalised addresses that jsonschema builds at import, in seconds, if it can."
+    sys.modules.setdefault('rfc3987_syntax', None)
+    import papermill
+    return papermill
+
 def execute(notebook: Path | str,       # a notebook with a cell tagged `parameters`
             values: dict,               # its parameters
             out: Path | str,            # the executed notebook
             ) -> None:
     "Run `notebook` through papermill, streaming its text output; raises `ValueError` on an unknown parameter."
-    import papermill
+    papermill = _papermill()
     known = papermill.inspect_notebook(str(notebook))
     for name in values.keys() - known.keys():
         raise ValueError(f'unknown parameter {name!r} of {Path(notebook).name}; allowed: {", ".join(known)}')
@@ -253,7 +259,6 @@ def read_values(pairs: list[str]) -> dict: # name=value
 
 def main(argv: list[str] | None = None) -> None:
     "Command line: vaebm-run NOTEBOOK [name=value ...]; values are JSON, anything else is a string."
-    from papermill.exceptions import PapermillExecutionError
     notebook, *pairs = argv or sys.argv[1:] or sys.exit(main.__doc__)
     if notebook in ('-h', '--help'): return print(main.__doc__)
     values = read_values(pairs)
@@ -262,7 +267,7 @@ def main(argv: list[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try: execute(notebook, values, folder / 'notebook.ipynb')
     except ValueError as error: sys.exit(f'error: {error}')
-    except PapermillExecutionError as error:
+    except _papermill().exceptions.PapermillExecutionError as error:
         if error.ename != 'Paused': raise
         return print(error.evalue)
     print(f'run folder: {folder}')
