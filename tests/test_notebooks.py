@@ -1,5 +1,4 @@
 """Every notebook runs with its exercises solved, the library is what the notebooks export, and notebooks are stored clean."""
-import os
 import re
 import subprocess
 import sys
@@ -7,25 +6,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from page import run_page
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in str(p) and p.parent.name != 'experiments')
 LONG = {'05b_nvae_in_use', '07_fast', '08_two_stage', '08b_image_stage_one', '10_classifier', '10b_frechet', '11_images', '12_ood', '12b_chains', '13_ablations', '14_full_scale', '14b_many_gpus'}   # in `make test-slow`
 LIMIT_S = 400  # per notebook: a hang fails instead of stopping the suite; processors without bfloat16 need minutes for chapter 07
-
-RUN = """
-import sys
-from pathlib import Path
-from nbdev.test import test_nb
-ok, seconds = test_nb(Path(sys.argv[1]), skip_flags=['notest', 'slow', 'cuda'])
-sys.exit(not ok)
-"""
-
-
-def run_notebook(path):
-    env = os.environ | {'IN_TEST': '1', 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run([sys.executable, '-c', RUN, str(path)], cwd=path.parent, env=env, timeout=LIMIT_S, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope='module')
@@ -112,10 +98,10 @@ def solve(notebook):
 
 
 @pytest.mark.parametrize('path', [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in LONG)) for p in NOTEBOOKS])
-def test_notebook_runs_with_its_exercises_solved(path, copy):
+def test_notebook_runs_with_its_exercises_solved(path, copy, tmp_path):
     solved = copy / path.relative_to(ROOT)
     stored, notebook = solved.read_text(), nbformat.read(solved, as_version=4)
     assert solve(notebook) >= (path.stem != 'index')
     nbformat.write(notebook, solved)
-    try: run_notebook(solved)
+    try: run_page(solved, tmp_path / 'log', LIMIT_S)
     finally: solved.write_text(stored)
