@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fork import finish, start
 
 from vaebm.runs import load_checkpoint
 
@@ -124,18 +125,19 @@ assert fit(stage, f'{sys.argv[1]}/energy.safetensors', every=4, progress=False) 
 
 def train(folder, script, kill_after=None):
     "Run the training in its own process; with `kill_after` (checkpoints, seconds), SIGKILL it that long after it has written so many."
-    process = subprocess.Popen([sys.executable, '-c', script, str(folder)], stderr=subprocess.PIPE, env=ONE_THREAD)
+    log = folder / 'log'
+    process = start(script, str(folder), log=log)
     if kill_after is not None:
         newest = lambda: max((p.stat().st_mtime for p in folder.glob('*.safetensors')), default=0)
         checkpoints, seconds = kill_after
         for _ in range(checkpoints):
             before = newest()
-            while newest() == before and process.poll() is None: time.sleep(.01)
+            while newest() == before and process.is_alive(): time.sleep(.01)
         time.sleep(seconds)
-        if process.poll() is None: process.send_signal(signal.SIGKILL)
-    _, error = process.communicate(timeout=300)
-    assert process.returncode in (0, -signal.SIGKILL), error.decode()
-    return process.returncode == -signal.SIGKILL
+        process.kill()
+    code = finish(process, 300)
+    assert code in (0, -signal.SIGKILL), log.read_text()
+    return code == -signal.SIGKILL
 
 
 def same(a, b):

@@ -6,12 +6,25 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from page import run_page
+from fork import finish, start
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in str(p) and p.parent.name != 'experiments')
 LONG = {'05b_nvae_in_use', '07_fast', '08_two_stage', '08b_image_stage_one', '10_classifier', '10b_frechet', '11_images', '12_ood', '12b_chains', '13_ablations', '14_full_scale', '14b_many_gpus'}   # in `make test-slow`
 LIMIT_S = 400  # per notebook: a hang fails instead of stopping the suite; processors without bfloat16 need minutes for chapter 07
+
+
+RUN = """
+import os, sys
+from pathlib import Path
+import matplotlib
+from nbdev.test import test_nb
+matplotlib.use('agg')
+path = Path(sys.argv[1])
+os.chdir(path.parent)
+ok, seconds = test_nb(path, skip_flags=['notest', 'slow', 'cuda'])
+sys.exit(not ok)
+"""
 
 
 @pytest.fixture(scope='module')
@@ -103,5 +116,5 @@ def test_notebook_runs_with_its_exercises_solved(path, copy, tmp_path):
     stored, notebook = solved.read_text(), nbformat.read(solved, as_version=4)
     assert solve(notebook) >= (path.stem != 'index')
     nbformat.write(notebook, solved)
-    try: run_page(solved, tmp_path / 'log', LIMIT_S)
+    try: assert finish(start(RUN, str(solved), log=tmp_path / 'log', IN_TEST='1'), LIMIT_S) == 0, (tmp_path / 'log').read_text()
     finally: solved.write_text(stored)
