@@ -96,7 +96,7 @@ def expect(cells, condition, problem): return nbformat.v4.new_code_cell(EXPECT.f
 
 
 def solve(notebook):
-    """Try each exercise's gap as it stands, its common slips and its solution; return the number of exercises.
+    """Try each exercise's gap as it stands, its common slips and its solution.
 
     An empty gap must be told so, a slip must be refused with a message, and the solution must pass.
     """
@@ -107,14 +107,30 @@ def solve(notebook):
         first = next(i for i, c in enumerate(notebook.cells) if c is cells[0])
         for cell, source in zip(cells, attempt(cells, solution)): cell.source = source
         notebook.cells[first:first] = [nbformat.v4.new_code_cell(ATTEMPT), *tries]
-    return len(found)
 
 
 @pytest.mark.parametrize('path', [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in LONG)) for p in NOTEBOOKS])
 def test_notebook_runs_with_its_exercises_solved(path, copy, tmp_path):
     solved = copy / path.relative_to(ROOT)
     stored, notebook = solved.read_text(), nbformat.read(solved, as_version=4)
-    assert solve(notebook) >= (path.stem != 'index')
+    solve(notebook)
     nbformat.write(notebook, solved)
     try: assert finish(start(RUN, str(solved), log=tmp_path / 'log', IN_TEST='1'), LIMIT_S) == 0, (tmp_path / 'log').read_text()
     finally: solved.write_text(stored)
+
+
+HEADING = re.compile(r'^\*\*(\d+)\. [^*]+\*\* \((?:easy|medium|hard), \d+ minutes\)', re.M)
+WITHOUT_EXERCISES = {'index', 'contributing'}
+
+
+@pytest.mark.parametrize('path', [pytest.param(p, id=p.stem) for p in NOTEBOOKS])
+def test_every_exercise_is_complete(path):
+    "Enough exercises, numbered, each with a title, its difficulty, its minutes and a common slip."
+    cells = nbformat.read(path, as_version=4).cells
+    found = list(exercises(cells))
+    headings = [n for c in cells if c.cell_type == 'markdown' for n in HEADING.findall(c.source)]
+    without = [n for n, (_, _, slips) in enumerate(found, 1) if not slips]
+    fewest = 3 if path.stem[0].isdigit() else 0 if path.stem in WITHOUT_EXERCISES else 2   # chapters, others, tools
+    assert len(found) >= fewest, f'{len(found)} exercises, and {fewest} are wanted'
+    assert headings == [str(n) for n in range(1, len(found) + 1)], f'{len(found)} exercises, but the headings `**N. Title** (easy|medium|hard, M minutes)` have the numbers {headings}'
+    assert not without, f'exercises without a common slip: {without}'
