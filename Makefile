@@ -33,7 +33,7 @@ test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m slow
 
 lab: $(VENV)/.installed
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab nbs/index.ipynb
 
 export: $(VENV)/.installed
 	$(BIN)/nbdev_export && $(BIN)/nbdev_clean
