@@ -21,7 +21,7 @@ python_maximum_signature_line_length = 80
 
 html_theme = 'furo'
 html_title = 'vaebm'
-html_domain_indices = smartquotes = False
+html_domain_indices, smartquotes_action = False, 'D'
 MATHJAX = Path(find_spec('sphinx-mathjax-offline').origin).parent / 'static' / 'mathjax' / 'tex-svg-full.js'
 html_static_path = ['style.css', str(MATHJAX)]
 html_css_files, html_favicon = ['style.css'], 'favicon.svg'
