@@ -13,7 +13,7 @@ templates_path, html_copy_source, html_show_sourcelink = [], False, False
 
 nb_execution_mode = 'off'
 myst_enable_extensions = ['dollarmath', 'amsmath']
-myst_heading_anchors = 4
+myst_heading_anchors, myst_heading_slug_func = 4, 'hooks.anchor'
 suppress_warnings = ['myst.header']   # chapters go from H2, a concept, to H4, an API entry
 
 autodoc_member_order = 'bysource'
@@ -21,7 +21,8 @@ python_maximum_signature_line_length = 80
 
 html_theme = 'furo'
 html_title = 'vaebm'
-html_domain_indices, smartquotes_action = False, 'D'
+html_use_index = html_domain_indices = False
+smartquotes_action = 'D'   # dashes only
 MATHJAX = Path(find_spec('sphinx-mathjax-offline').origin).parent / 'static' / 'mathjax' / 'tex-svg-full.js'
 html_static_path = ['style.css', str(MATHJAX)]
 html_css_files, html_favicon = ['style.css'], 'favicon.svg'

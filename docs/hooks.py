@@ -25,6 +25,11 @@ def describe_images(app, doctree):
     for image in doctree.findall(nodes.image): image['alt'] = image.get('alt') or texts.get(Path(image['uri']).stem, '')
 
 
+def anchor(title):
+    "The name by which Jupyter links to a heading."
+    return title.replace(' ', '-')
+
+
 @cache
 def source_of(module):
     "The definitions in a module by qualified name, and its comments by line number."

@@ -53,17 +53,18 @@ def modules():
 
 
 def link(match, folder):
-    "A Markdown link, or the text and path of a file that is no page."
+    "A Markdown link, or the text and path of a file of the repository that is no page."
     text, target = match.groups()
     if re.match(r'\w+:|#', target) or '.ipynb' in target: return match[0]
-    return f'{text} (`{os.path.normpath(folder / target)}`)'
+    path = os.path.normpath(folder / target)
+    return f'`{path}`' if path.endswith(text.strip('`')) else f'{text} (`{path}`)'
 
 
 def shown_outputs(cell):
     "A cell's outputs in forms that need no kernel."
     for output in cell.outputs:
         if 'data' in output:
-            if WIDGET in output.data: continue
+            if WIDGET in output.data and 'image/png' not in output.data: continue
             output.data = {mime: data for mime, data in output.data.items() if mime in SHOWN}
             if not output.data: continue
         yield output

@@ -23,9 +23,9 @@ LOOK = """async () => {
     const article = document.querySelector('article') || document.body, text = article.cloneNode(true);
     text.querySelectorAll('pre, code, mjx-container').forEach(e => e.remove());
     return {
-        width: document.documentElement.scrollWidth,
-        formulas: article.querySelectorAll('mjx-container svg').length,
-        wrong: [...article.querySelectorAll('[data-mml-node="merror"]')].map(e => e.textContent),
+        width: Math.max(...[...document.querySelectorAll('html, .content')].map(e => e.scrollWidth)),
+        formulas: article.querySelectorAll('mjx-container').length,
+        wrong: [...article.querySelectorAll('[data-mml-node="merror"], mjx-container [fill="red"]')].map(e => e.textContent),
         raw: (text.textContent.match(/\\$\\$|\\\\[(\\[]/g) || []).length,
         broken: [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src),
     };
@@ -152,7 +152,7 @@ def test_a_browser_shows_every_page_also_on_a_phone(browse, pages):
         formulas += seen['formulas']
         wrong = {'console': list(said), 'other hosts': strangers, 'too wide': seen['width'] > PHONE['width'], 'formulas': seen['wrong'] or seen['raw'] or seen['formulas'] < page.formulas, 'pictures': seen['broken']}
         if any(wrong.values()): problems[name] = {k: v for k, v in wrong.items() if v}
-    assert not problems and formulas > 1000
+    assert not problems and formulas > 500
 
 
 def test_search_finds_the_replay_buffer_in_chapter_02(browse):
