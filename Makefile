@@ -6,7 +6,7 @@ TIER   ?= cpu
 SEED   ?= 0
 SOURCE ?= paper
 
-.PHONY: run bench test test-slow lab export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
+.PHONY: run bench test test-slow lab docs export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
 
 $(VENV)/.installed: settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -30,13 +30,16 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab nbs/index.ipynb
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/build.py
 
 export: $(VENV)/.installed
 	$(BIN)/nbdev_export && $(BIN)/nbdev_clean
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) _site build dist *.egg-info .pytest_cache .ruff_cache

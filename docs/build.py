@@ -1,0 +1,12 @@
+"""Build the website: `python docs/build.py [FOLDER]`; the site is FOLDER/html, by default _site/html."""
+import sys
+from pathlib import Path
+
+from pages import ROOT, stage
+from sphinx.cmd.build import build_main
+
+out = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / '_site'
+stage(out / 'pages')
+code = build_main(['-q', '-W', '--keep-going', '-c', str(ROOT / 'docs'), '-d', str(out / 'doctrees'), str(out / 'pages'), str(out / 'html')])
+if code == 0: print(f'open {out / "html" / "index.html"}')
+sys.exit(code)

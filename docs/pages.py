@@ -1,0 +1,137 @@
+"""From notebooks to pages: Sphinx reads copies of `nbs/` whose hidden cells, directives and widget states are gone, and one page per module."""
+import os
+import re
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).parents[1]
+SHOWN = {'image/png', 'text/html', 'text/markdown', 'text/plain'}
+WIDGET = 'application/vnd.jupyter.widget-view+json'
+
+TOCTREE = '''```{{toctree}}
+:hidden:
+:caption: {caption}
+
+{pages}
+```
+'''
+MODULE = '''{name}
+{line}
+
+Exported by {chapters}.
+
+.. automodule:: {name}
+   :members:
+   :show-inheritance:
+'''
+API = '''# API
+
+What the notebooks export, module by module. Each page is made of the docstrings, and of the comments behind parameters and fields.
+
+| module | what it holds |
+|---|---|
+{rows}
+
+```{{toctree}}
+:hidden:
+
+{pages}
+```
+'''
+
+
+def notebooks():
+    "All notebooks in reading order: the start page, the chapters by number, the rest of their folder, the experiments."
+    top = sorted((ROOT / 'nbs').glob('*.ipynb'), key=lambda p: (p.stem != 'index', not p.stem[0].isdigit(), p.stem))
+    return top + sorted((ROOT / 'nbs' / 'experiments').glob('*.ipynb'))
+
+
+def modules():
+    "The library's modules that notebooks export, by name."
+    return sorted(p for p in (ROOT / 'vaebm').glob('*.py') if not p.stem.startswith('_'))
+
+
+def link(match, folder):
+    "A Markdown link, or the text and path of a file of the repository that is no page."
+    text, target = match.groups()
+    if re.match(r'\w+:|#', target) or '.ipynb' in target: return match[0]
+    path = os.path.normpath(folder / target)
+    return f'`{path}`' if path.endswith(text.strip('`')) else f'{text} (`{path}`)'
+
+
+def shown_outputs(cell):
+    "A cell's outputs in forms that need no kernel."
+    for output in cell.outputs:
+        if 'data' in output:
+            if WIDGET in output.data and 'image/png' not in output.data: continue
+            output.data = {mime: data for mime, data in output.data.items() if mime in SHOWN}
+            if not output.data: continue
+        yield output
+
+
+def page(path):
+    "The notebook at `path` as readers of the site see it."
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata = {'kernelspec': notebook.metadata.kernelspec, 'language_info': {'name': 'python', 'pygments_lexer': 'ipython3'}}
+    cells = []
+    for cell in notebook.cells:
+        if cell.cell_type == 'code':
+            lines = cell.source.split('\n')
+            directives = {line[2:].split()[0] for line in lines if line.startswith('#|')}
+            cell.source = '\n'.join(line for line in lines if not line.startswith('#|')).strip('\n')
+            cell.outputs = list(shown_outputs(cell))
+            cell.metadata = {'tags': sorted(directives & {'export', 'slow'})}
+            if 'hide' in directives or not cell.source: continue
+        else:
+            cell.source = re.sub(r'(?<!!)\[([^\]]+)\]\(([^)\s]+)\)', lambda m: link(m, path.parent.relative_to(ROOT)), cell.source)
+        cells.append(cell)
+    number = re.match(r'(\d+[a-z]?)_', path.stem)
+    if number and path.parent.name == 'nbs': cells[0].source = cells[0].source.replace('# ', f'# {number[1]} ', 1)
+    notebook.cells = cells
+    return notebook
+
+
+def contents(paths):
+    "The tables of contents of the start page."
+    names = [str(p.relative_to(ROOT / 'nbs').with_suffix('')) for p in paths]
+    groups = {'Chapters': [n for n in names if n[0].isdigit()], 'Tools': [n for n in names if n[0].isalpha() and '/' not in n and n != 'index'],
+              'Experiments': [n for n in names if '/' in n], 'Library': ['api/index']}
+    return '\n'.join(TOCTREE.format(caption=caption, pages='\n'.join(pages)) for caption, pages in groups.items())
+
+
+def module_page(path):
+    "A module's page, in reStructuredText."
+    name = f'vaebm.{path.stem}'
+    chapters = dict.fromkeys(re.findall(r'^# %% \.\./nbs/(\S+)\.ipynb', path.read_text(encoding='utf-8'), re.M))
+    return MODULE.format(name=name, line='=' * len(name), chapters=', '.join(f':doc:`/{c}`' for c in chapters))
+
+
+def api_page(paths):
+    "The page that lists all modules, in Markdown."
+    rows = []
+    for path in paths:
+        summary = path.read_text(encoding='utf-8').split('"""')[1]
+        rows.append(f'| [vaebm.{path.stem}](vaebm.{path.stem}.rst) | {summary} |')
+    return API.format(rows='\n'.join(rows), pages='\n'.join(f'vaebm.{p.stem}' for p in paths))
+
+
+def write(path, text):
+    "Write a page unless it is there already: Sphinx rereads what has a new date."
+    if path.exists() and path.read_text(encoding='utf-8') == text: return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding='utf-8')
+
+
+def stage(folder):
+    "Write all pages of the site to `folder`, and remove those that are no more."
+    pages = {}
+    for path in notebooks():
+        notebook = page(path)
+        if path.stem == 'index': notebook.cells.append(nbformat.v4.new_markdown_cell(contents(notebooks()), id='contents'))
+        pages[folder / path.relative_to(ROOT / 'nbs')] = nbformat.writes(notebook)
+    for path in modules(): pages[folder / 'api' / f'vaebm.{path.stem}.rst'] = module_page(path)
+    pages[folder / 'api' / 'index.md'] = api_page(modules())
+    for path, text in pages.items(): write(path, text)
+    for path in folder.rglob('*.*'):
+        if path.is_file() and path not in pages: path.unlink()
