@@ -6,7 +6,7 @@ TIER   ?= cpu
 SEED   ?= 0
 SOURCE ?= paper
 
-.PHONY: run bench test test-slow lab export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
+.PHONY: run bench test test-slow lab explore export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
 
 $(VENV)/.installed: settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -35,8 +35,11 @@ test-slow: $(VENV)/.installed
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab nbs
 
+explore: $(VENV)/.installed
+	$(BIN)/voila nbs/15_explore.ipynb
+
 export: $(VENV)/.installed
-	$(BIN)/nbdev_export && $(BIN)/nbdev_clean
+	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python -c "from vaebm.explore import strip_views; strip_views('nbs')"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
