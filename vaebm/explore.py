@@ -67,9 +67,9 @@ def _control(name: str, values, first) -> widgets.Widget:
     "A labelled widget that chooses among `values`, `first` at first."
     label = name.replace('_', ' ')
     if values is bytes: return widgets.FileUpload(accept='image/*', description=label)
-    kind = widgets.Dropdown if isinstance(values[0], str) else widgets.SelectionSlider
+    kind, style = (widgets.ToggleButtons, {'button_width': 'auto'}) if isinstance(values[0], str) else (widgets.SelectionSlider, {})
     options = [(f'{v:g}' if isinstance(v, float) else str(v), v) for v in values]
-    return kind(options=options, value=values[0] if first is None else first, description=label, style={'description_width': 'initial'})
+    return kind(options=options, value=values[0] if first is None else first, description=label, style=style | {'description_width': 'initial'})
 
 # %% ../nbs/15_explore.ipynb #15explore009
 FIGURE = """<figure style="margin: 0"><img src="data:image/png;base64,{png}" alt="{text}" width="{width}" height="{height}" decoding="sync" style="max-width: 100%; height: auto">
@@ -147,7 +147,7 @@ def _plane(ax, limit: float, x: str, y: str):
 def _place(parts, density, chains, trail):
     "Move the parts of a plane; `density` has shape (n, n) with the horizontal axis first."
     image, *_, cloud, line = parts
-    image.set_data(density.T / density.max()); cloud.set_data(*chains.T); line.set_data(*trail.T)
+    image.set_data((density.T / density.max()).numpy()); cloud.set_data(*chains.T); line.set_data(*trail.T)
 
 # %% ../nbs/15_explore.ipynb #15explore019
 class ChainByHand(Picture):
@@ -275,7 +275,7 @@ class _Nine:
         self.frame = ax.add_patch(Rectangle((0, 0), size + 1, size + 1, fill=False, color=COLORS['vae'], lw=3))
 
     def place(self, x: torch.Tensor, i: int) -> None: # images (9, 3 or 1, size, size) in [0, 1], index of the framed one
-        self.image.set_data(sheet(x, 3))
+        self.image.set_data(sheet(x, 3).numpy())
         self.frame.set_xy((i % 3 * self.size - 1, i // 3 * self.size - 1))
 
 # %% ../nbs/15_explore.ipynb #15explore035
@@ -305,7 +305,7 @@ class Traversal(Picture):
         if self.now != (group, sample, direction): self.now, self.x = (group, sample, direction), self.images(group, sample, direction)
         i = self.controls['angle'].index(angle)
         change = (self.x[i] - self.x[4]).abs()
-        self.nine.place(self.x, i); self.turned.set_data(self.x[i].movedim(0, 2)); self.change.set_data(1 - change.movedim(0, 2))
+        self.nine.place(self.x, i); self.turned.set_data(self.x[i].movedim(0, 2).numpy()); self.change.set_data(1 - change.movedim(0, 2).numpy())
         return f'Group {group} of {len(self.vae.groups)} of sample {sample} turned by {angle}° in direction {direction}: pixels change by {change.square().mean().sqrt():.3f} (root mean square).'
 
 # %% ../nbs/15_explore.ipynb #15explore041
@@ -328,7 +328,7 @@ class AlongChain(Picture):
     def move(self, step: int) -> str:
         "Draw the chains after `step` steps."
         change = (self.x[step] - self.x[0]).abs()
-        for image, x in zip(self.nine, (self.x[0], self.x[step], 1 - change)): image.set_data(sheet(x, 3))
+        for image, x in zip(self.nine, (self.x[0], self.x[step], 1 - change)): image.set_data(sheet(x, 3).numpy())
         self.mark.set_xdata([step, step])
         return f'Nine chains after {step} steps: mean energy {self.energy[step].mean():.1f} nats, at the start {self.energy[0].mean():.1f}; pixels changed by {change.square().mean().sqrt():.3f}; the digit classifier is {self.sure[step]:.3f} sure on average, at the start {self.sure[0]:.3f}.'
 
@@ -431,7 +431,7 @@ class Playground(Picture):
     def move(self, set: str, number: int, upload: bytes) -> str:
         "Score image `number` of a set, or the upload, and mark it in the histograms."
         x = read_upload(upload, 32) if set == 'upload' else self.sets[set][number - 1:number]
-        self.image.set_data(x[0].movedim(0, 2))
+        self.image.set_data(x[0].movedim(0, 2).numpy())
         said = []
         for (line, label), (name, s) in zip(self.marks, self.scores(x).items()):
             low, high = line.axes.get_xlim()
