@@ -82,30 +82,28 @@ def run_all(page, lab, path):
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached')
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
-    def cells(): return [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code' and ''.join(c['source']).strip()]
-    def done():
-        page.keyboard.press('Control+s')
-        page.wait_for_timeout(700)
-        return all(c['execution_count'] for c in cells())
-    wait_until(done, f'{name} does not finish')
-    return cells()
+    wait_until(lambda: all(p.strip('[]:\n ').isdigit() for p in page.locator('.jp-CodeCell .jp-InputPrompt').all_inner_texts()), f'{name} does not finish')
+    def saved(): return [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    page.keyboard.press('Control+s')   # once: the last cell of a page reads this file
+    wait_until(lambda: all(c['execution_count'] for c in saved()), f'{name} is not saved')
+    return saved()
 
 
 def errors(cells): return [f"{out['ename']}: {out['evalue']}" for c in cells for out in c['outputs'] if out['output_type'] == 'error']
 
 
-EXPLORERS = '.widget-vbox:has(> .widget-html figure img)'
+EXPLORERS = '.widget-vbox:has(> .widget-html)'
 
 
-def shown(explorer): return explorer.locator('img').get_attribute('src'), explorer.locator('img').get_attribute('alt')
+def shown(explorer): return explorer.locator('.widget-html').inner_html()   # the picture with its sentence, or a refusal
 
 
 def press(page, explorer, control, key):
-    "Put the focus on a control, press a key, and wait for another picture or another sentence; the control must keep the focus."
+    "Put the focus on a control, press a key, and wait for something else to be shown; the control must keep the focus."
     before = shown(explorer)
     control.focus()
     page.keyboard.press(key)
-    wait_until(lambda: shown(explorer) != before, f'{key} changes nothing of: {before[1]}')
+    wait_until(lambda: shown(explorer) != before, f'{key} changes nothing of: {before[-300:]}')
     assert control.evaluate('element => element === document.activeElement')
 
 
@@ -117,7 +115,7 @@ def every_control_by_keyboard(page, explorer):
     for slider in explorer.locator('.noUi-handle').all():
         now, high = (float(slider.get_attribute(f'aria-value{k}')) for k in ('now', 'max'))
         press(page, explorer, slider, 'ArrowRight' if now < high else 'ArrowLeft')
-    for row in explorer.locator('.widget-toggle-buttons').all(): press(page, explorer, row.locator('button:not(.mod-active)').first, 'Enter')
+    for row in explorer.locator('.widget-toggle-buttons').all(): press(page, explorer, row.locator('button:not(.mod-active)').first.element_handle(), 'Enter')
     for name in ('step', '10 steps'):
         for button in explorer.get_by_role('button', name=name, exact=True).all(): press(page, explorer, button, 'Enter')
     return explorer.locator(CONTROLS).count()
@@ -127,8 +125,8 @@ def reached_by_tab(page, explorer, n):
     "How many of an explorer's controls the Tab key visits, from the first one on."
     explorer.locator(CONTROLS).first.focus()
     seen = set()
-    for _ in range(n):
-        seen.add(page.evaluate("(selector) => [...document.querySelectorAll(selector)].indexOf(document.activeElement)", CONTROLS))
+    for _ in range(3 * n):   # some have a second stop at their value
+        seen.add(explorer.evaluate("(explorer, selector) => [...explorer.querySelectorAll(selector)].indexOf(document.activeElement)", CONTROLS))
         page.keyboard.press('Tab')
     return len(seen - {-1})
 
@@ -137,7 +135,7 @@ def test_explorers_in_jupyterlab(page, lab, copy):
     cells = run_all(page, lab, copy / 'nbs' / '15_explore.ipynb')
     assert not errors(cells)
     explorers = page.locator(EXPLORERS)
-    assert explorers.count() == 7
+    assert explorers.count() == 7 and all(len(img.get_attribute('alt')) > 30 for img in explorers.locator('img').all())
     for explorer in explorers.all():
         n = every_control_by_keyboard(page, explorer)
         assert n and reached_by_tab(page, explorer, n) == n
