@@ -6,7 +6,7 @@ TIER   ?= cpu
 SEED   ?= 0
 SOURCE ?= paper
 
-.PHONY: run bench test test-slow lab docs export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
+.PHONY: run bench test test-slow lab explore docs export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
 
 $(VENV)/.installed: settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -38,8 +38,11 @@ lab: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python docs/build.py
 
+explore: $(VENV)/.installed
+	$(BIN)/voila nbs/15_explore.ipynb
+
 export: $(VENV)/.installed
-	$(BIN)/nbdev_export && $(BIN)/nbdev_clean
+	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python -c "from vaebm.explore import strip_views; strip_views('nbs')"
 
 clean:
 	rm -rf $(VENV) _site build dist *.egg-info .pytest_cache .ruff_cache

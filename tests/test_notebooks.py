@@ -27,19 +27,6 @@ sys.exit(not ok)
 """
 
 
-@pytest.fixture(scope='module')
-def copy(tmp_path_factory):
-    "A clone of the working tree's tracked and new files, so that nothing here is touched."
-    folder = tmp_path_factory.mktemp('copy')
-    files = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\n')
-    for name in filter(None, files):
-        if (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run(['git', 'init', '-q'], cwd=folder, check=True)
-    return folder
-
-
 def test_library_is_what_the_notebooks_export(copy):
     modules = {p.name: p.read_text() for p in (copy / 'vaebm').glob('*.py')}
     for name in modules.keys() - {'__init__.py'}: (copy / 'vaebm' / name).unlink()

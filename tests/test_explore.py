@@ -1,0 +1,213 @@
+"""Explorers: what they compute, what their controls do without a browser, and what is stored of them."""
+import base64
+import json
+from io import BytesIO
+from pathlib import Path
+
+import ipywidgets as widgets
+import pytest
+import torch
+from PIL import Image
+
+from vaebm import explore
+from vaebm.explore import VIEW, AlongChain, ChainByHand, Explorer, Interpolation, Picture, Playground, Traversal, TwoSpaces, read_upload, redraw_times, slerp, strip_views
+from vaebm.plot import axes
+from vaebm.runs import message
+
+ROOT = Path(__file__).parents[1]
+KINDS = [ChainByHand, TwoSpaces, Traversal, AlongChain, Interpolation, Playground]
+
+
+@pytest.fixture(scope='module')
+def explorers(): return {kind: Explorer(kind()) for kind in KINDS}
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+def explorer(request, explorers): return explorers[request.param]
+
+
+def picture_of(png): return Image.open(BytesIO(png))
+
+
+def test_every_control_has_a_label_and_changes_the_picture(explorer):
+    start = explorer.values()
+    for name, control in explorer.controls.items():
+        assert control.description
+        if isinstance(control, widgets.FileUpload): continue
+        png, text, index = explorer.png, explorer.text, control.index
+        control.index = (index + 1) % len(control.options)
+        if name == 'sampler': assert explorer.text != text   # the chains stay where they are until the next step
+        else: assert explorer.png != png and explorer.text != text, name
+        control.index = index
+    assert explorer.values() == start
+
+
+def test_a_picture_depends_on_its_controls_alone(explorer):
+    png, first = explorer.png, next(iter(explorer.controls.values()))
+    index = first.index
+    first.index = (index + 1) % len(first.options)
+    first.index = index
+    assert explorer.png == png
+
+
+def test_picture_is_named_in_words_and_has_its_size(explorer):
+    explorer.redraw()
+    width, height = picture_of(explorer.png).size
+    assert f'width="{width}" height="{height}"' in explorer.image.value and 'alt="' in explorer.image.value and base64.b64encode(explorer.png).decode() in explorer.image.value
+    assert explorer.text.endswith('.') and width <= 900 and height <= 640
+    bundle = explorer._repr_mimebundle_()
+    assert bundle['text/plain'] == explorer.text and base64.b64decode(bundle['image/png']) == explorer.png and VIEW in bundle
+
+
+def test_stepping_moves_the_chains_and_reset_brings_them_back():
+    chain = Explorer(ChainByHand())
+    start = chain.png
+    chain.buttons['step'].click()
+    one = chain.png
+    chain.buttons['10 steps'].click()
+    assert len({start, one, chain.png}) == 3 and 'after 11 steps' in chain.text
+    chain.buttons['reset'].click()
+    assert chain.png == start and 'after 0 steps' in chain.text
+    chain.buttons['step'].click()
+    assert chain.png == one
+    chain.controls['energy'].value = 'ring'
+    assert 'after 0 steps' in chain.text
+
+
+@pytest.mark.parametrize('sampler', explore.SAMPLERS)
+def test_every_sampler_finds_the_density_at_every_temperature(sampler):
+    chain = ChainByHand(n=1000)
+    for temperature in (.5, 2.):
+        values = {'energy': 'two wells', 'sampler': sampler, 'step_size': .1, 'temperature': temperature}
+        chain.reset(**values)
+        chain.eps[500:, 0] = 2.   # half of them in each well, as the density has it
+        chain.step(**values, n=150)
+        chain.move(**values)
+        assert chain.distance < .09, (temperature, chain.distance)
+
+
+def test_momentum_lives_as_long_as_the_settings():
+    chain, values = ChainByHand(), {'energy': 'two wells', 'sampler': 'underdamped', 'step_size': .1, 'temperature': 1.}
+    chain.step(**values)
+    first = chain.state.momentum
+    other = ChainByHand()
+    other.step(**values, n=2)
+    chain.step(**values)
+    assert first is not None and torch.equal(chain.eps, other.eps)
+    chain.step(**values | {'sampler': 'Langevin'})
+    assert chain.state.momentum is None
+
+
+def test_exploded_chains_are_counted():
+    chain, values = ChainByHand(), {'energy': 'narrow valley', 'sampler': 'Langevin', 'step_size': 3., 'temperature': 1.}
+    for n in (5, 100):   # far away, then not finite
+        chain.step(**values, n=n)
+        assert '256 chains outside the figure' in chain.move(**values) and chain.distance == pytest.approx(1)
+    assert not chain.eps.isfinite().all() and len(chain.png())
+
+
+def test_both_spaces_hold_the_same_chains():
+    two = TwoSpaces()
+    for space in two.controls['chain_in']:
+        noise, data, accepted = two.run(.3, space)
+        assert noise.shape == data.shape == (61, 200, 2) and len(accepted) == 61
+        assert torch.allclose(explore.to_data(noise[40], .3), data[40], atol=1e-5)
+
+
+def test_only_the_chosen_group_is_turned():
+    t = Traversal('nvae_digits')
+    x = t.images(3, 1, 1)
+    assert x.shape == (9, 3, 16, 16) and torch.equal(x[4], t.images(1, 1, 2)[4])   # the sample is the same in all groups and directions
+    assert not torch.equal(x[0], x[4]) and not torch.equal(x, t.images(3, 1, 2)) and 0 <= x.min() and x.max() <= 1
+    assert message(ValueError, Traversal, '25_gaussians').startswith("name must be that of an NVAE")
+
+
+def test_chains_are_those_of_the_model(explorers):
+    chains = explorers[AlongChain].picture
+    assert chains.x.shape == (9, 9, 3, 32, 32) and chains.energy.shape == (9, 9) and (chains.x[1:] != chains.x[0]).flatten(1).any(1).all()
+
+
+def test_ways_share_their_ends(explorers):
+    x, energy = explorers[Interpolation].picture.paths(1, 2)
+    assert torch.equal(x[0, 0], x[1, 0]) and torch.allclose(x[0, -1], x[1, -1]) and torch.allclose(energy[0, [0, -1]], energy[1, [0, -1]], rtol=1e-4)
+    assert not torch.allclose(x[0, 4], x[1, 4])
+
+
+def test_slerp_is_an_arc():
+    a, b = torch.eye(3)[:2] * 2
+    arc = slerp(a, b, torch.tensor([0., 1 / 3, .5, 1.]))
+    assert torch.allclose(arc.norm(dim=1), torch.tensor(2.)) and torch.allclose(arc[0], a) and torch.allclose(arc[3], b, atol=1e-6) and torch.allclose(arc[2], (a + b) / 2 ** .5)
+    assert torch.allclose(arc[1] @ a / 4, torch.tensor(3.).sqrt() / 2)
+    assert 'must not be parallel' in message(ValueError, slerp, a, -a, torch.zeros(1))
+
+
+def test_scores_add_up_and_do_not_depend_on_the_company(explorers):
+    play = explorers[Playground].picture
+    bound, energy, log_h = play.test.values()
+    assert torch.allclose(log_h, bound - energy) and len(bound) == 200
+    assert play.scores(play.sets['digits'][:1])['energy E'].shape == (1,)
+
+
+def test_upload_is_shown_or_refused(explorers):
+    play = explorers[Playground]
+    buffer = BytesIO()
+    Image.new('RGB', (64, 48), (250, 0, 0)).save(buffer, 'png')
+    def upload(content): play.controls['upload'].value = ({'name': 'x.png', 'type': 'image/png', 'size': len(content), 'content': memoryview(content), 'last_modified': 0},)
+    play.controls['set'].value = 'upload'
+    assert 'role="alert"' in play.image.value and 'got none yet' in play.image.value
+    upload(buffer.getvalue())
+    assert play.text.startswith('Your image: bound on log p') and 'role="alert"' not in play.image.value
+    upload(b'<b>no image</b>')
+    assert 'role="alert"' in play.image.value and '<b>' not in play.image.value
+    play.controls['set'].value = 'digits'
+    assert play.text.startswith('Digits, number')
+
+
+def test_files_that_are_no_images_are_refused():
+    buffer = BytesIO()
+    Image.effect_noise((64, 64), 50).save(buffer, 'png')
+    for content in (b'', b'GIF89a', buffer.getvalue()[:200]): assert message(ValueError, read_upload, content, 32).startswith('upload must be an image')
+    assert read_upload(buffer.getvalue(), 16).shape == (1, 3, 16, 16)
+
+
+class Fails(Picture):
+    controls = {'word': ['<good>', '<bad>']}
+
+    def __init__(self):
+        fig, (ax,) = axes(['x'], size=1.)
+        self.keep(fig, ax.text(0, 0, ''))
+
+    def move(self, word):
+        if word == '<bad>': raise ValueError('not <bad>')
+        return f'A {word} word.'
+
+
+def test_errors_and_texts_cannot_inject_markup():
+    e = Explorer(Fails())
+    assert 'A &lt;good&gt; word.' in e.image.value and '<good>' not in e.image.value
+    e.controls['word'].value = '<bad>'
+    assert e.image.value == '<p role="alert">not &lt;bad&gt;</p>'
+    e.controls['word'].value = '<good>'
+    assert 'A &lt;good&gt; word.' in e.image.value
+
+
+def test_redraw_times_leave_the_controls_alone():
+    e = Explorer(ChainByHand())
+    values = e.values()
+    assert redraw_times(e, 1).keys() == {*e.controls, *e.buttons} and e.values() == values
+    assert message(ValueError, redraw_times, e, 0) == 'n must be >= 1, got 0'
+
+
+def test_stored_pages_hold_pictures_with_words_and_no_widgets():
+    for path in (ROOT / 'nbs').rglob('*.ipynb'): assert VIEW not in path.read_text(encoding='utf-8') and 'widgets' not in json.loads(path.read_text(encoding='utf-8'))['metadata'], path.name
+    cells = json.loads((ROOT / 'nbs' / '15_explore.ipynb').read_text(encoding='utf-8'))['cells']
+    shown = [out['data'] for cell in cells for out in cell.get('outputs', []) if 'image/png' in out.get('data', {})]
+    assert len(shown) == 1 + len(KINDS) and all(len(''.join(data['text/plain'])) > 30 for data in shown)
+
+
+def test_views_are_stripped_and_the_rest_is_left(tmp_path):
+    page = {'cells': [{'outputs': [{'data': {VIEW: {'model_id': 'f00'}, 'text/plain': 'é'}}, {'name': 'stdout', 'text': 'x'}]}, {'source': ''}], 'metadata': {'widgets': {}}}
+    (tmp_path / 'a.ipynb').write_text(json.dumps(page))
+    (tmp_path / 'b.ipynb').write_text('{"cells": [],   "metadata": {}}')
+    assert strip_views(tmp_path) == ['a.ipynb'] and strip_views(tmp_path) == [] and (tmp_path / 'b.ipynb').read_text() == '{"cells": [],   "metadata": {}}'
+    assert json.loads((tmp_path / 'a.ipynb').read_text(encoding='utf-8')) == {'cells': [{'outputs': [{'data': {'text/plain': 'é'}}, {'name': 'stdout', 'text': 'x'}]}, {'source': ''}], 'metadata': {}}
