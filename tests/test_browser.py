@@ -83,7 +83,7 @@ def run_all(page, lab, path):
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
     wait_until(lambda: all(p.strip('[]:\n ').isdigit() for p in page.locator('.jp-CodeCell .jp-InputPrompt').all_inner_texts()), f'{name} does not finish')
-    def saved(): return [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    def saved(): return [c for c in json.load(urlopen(f'{lab}/api/contents/{name}'))['content']['cells'] if c['cell_type'] == 'code']   # not from the disk, where it may be half-written
     page.keyboard.press('Control+s')   # once: the last cell of a page reads this file
     wait_until(lambda: all(c['execution_count'] for c in saved()), f'{name} is not saved')
     return saved()
