@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vaebm.baselines import TABLES, AblationConfig
-from vaebm.runs import configure
+from vaebm.baselines import TABLES, AblationConfig, sweep
+from vaebm.runs import Paused, configure, message
 
 ROOT = Path(__file__).parents[1]
 RUN = [sys.executable, '-c', 'from vaebm.runs import main; main()', str(ROOT / 'nbs' / 'experiments' / 'ablations.ipynb'), 'tier=smoke', 'seeds=1', 'only=VAE;VAEBM']
@@ -55,3 +55,11 @@ def test_a_cut_driver_loses_no_finished_row(tmp_path):
     rows = json.loads((tmp_path / 'ablations.json').read_text())
     assert [r['row'] for r in rows] == ['VAE', 'VAEBM'] and all(r['metrics']['status'] == 'finished' for r in rows)
     assert len(rows[1]['metrics']['others']) == 11
+
+
+def test_the_driver_ends_before_the_next_row_when_asked(tmp_path):
+    (tmp_path / 'VAE-0').mkdir()
+    (tmp_path / 'VAE-0' / 'metrics.json').write_text('{"metrics": {}}')
+    asked = iter([False, True])
+    text = message(Paused, sweep, 'no notebook', [('VAE', 0), ('VAEBM', 0)], tmp_path, pause=lambda: next(asked), again='the same command')
+    assert text == 'paused before VAEBM, seed 0; go on with\nthe same command'

@@ -52,7 +52,7 @@ def test_samples_from_the_same_noise():
 
 def test_stage_two_with_and_without_folding(monkeypatch):
     weights = []
-    for how in (fold, lambda module: module):
+    for how in (fold, lambda module, *_: module):
         monkeypatch.setattr(training, 'fold', how)
         model = product(groups=2)
         config = StageTwoConfig(n_steps=20, batch_size=4, lr=1e-4, kernel='langevin', kernel_options={'step_size': 1e-3}, chain_steps=3, buffer_size=16, replay=.6, keep_eps_x=False, clip=True)

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from vaebm import experiment
 from vaebm.data import IMAGE_SETS, Images, load_images
 from vaebm.energy import ENERGY_NETWORKS, EnergyResNet
-from vaebm.experiment import GPUS, TIERS, costs, describe, draw, fingerprint, images_of, plan, prepare, preset, read_lmdb, splits_of, tailor, tally, train_energy, train_vae, write_example
+from vaebm.experiment import GPUS, PAPER, TIERS, Run, costs, describe, draw, fingerprint, images_of, plan, prepare, preset, read_lmdb, share_of, splits_of, tailor, tally, train_energy, train_vae, write_example
 from vaebm.fast import published_step
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE
@@ -77,10 +77,30 @@ def test_what_is_not_there_is_refused():
 def small(name, **changes): return tailor(preset(name), {'nvae': {'scales': 1, 'groups': 1, 'image_size': 32, 'channels_enc': 8, 'channels_dec': 8, 'cells_pre': 1, 'cells_post': 1, 'cells_enc': 1, 'cells_dec': 1}, 'energy': {'width': 4}, **changes})
 
 
+@pytest.mark.parametrize('name', PAPER)
+def test_batches_of_all_processes_are_those_of_the_preset(name):
+    whole = preset(name).model
+    for n, k in ((1, 1), (4, 2), (8, 1)):
+        model = tailor(preset(name), {stage: {'accumulate': k} for stage in ('stage1', 'stage2')}).model
+        part = share_of(model, n)
+        for stage in ('stage1', 'stage2'): assert n * getattr(part, stage).batch_size == getattr(whole, stage).batch_size
+        assert n * part.stage2.buffer_size == (whole.stage2.buffer_size if whole.stage2.replay else n)
+    with pytest.raises(ValueError, match=re.escape('stage1.batch_size must be a multiple of 5 processes times 1 parts (stage1.accumulate), got ')): share_of(whole, 5)
+
+
 def test_each_process_has_its_share_of_the_buffer():
     one, eight = (costs(small('lsun64'), gpus=n) for n in (1, 8))
     assert one['memory']['buffer'] == 10_000 * 20 * 16 * 16 * 2 == 8 * eight['memory']['buffer'] and 1 < eight['flops']['stage 1'] / one['flops']['stage 1'] < 1.01, 'shared, but for the penalty'
     assert eight['disk']['checkpoints'] >= 2 * one['memory']['buffer'], 'eight buffers, and eight before them'
+
+
+def test_parts_and_recomputation_cost_operations_and_save_memory():
+    deep = lambda s1, s2: costs(tailor(small('celeba64', stage1={'batch_size': 16} | s1, stage2={'batch_size': 16} | s2), {'nvae': {'groups': 3, 'cells_enc': 4, 'cells_dec': 4}}))
+    plain, parts, again = (deep(*changes) for changes in (({}, {}), ({'accumulate': 4}, {'accumulate': 4}), ({'recompute': True}, {})))
+    for key in ('activations 1', 'activations 2'): assert .2 < parts['memory'][key] / plain['memory'][key] < .45
+    assert abs(parts['flops']['stage 1'] / plain['flops']['stage 1'] - 1) < .01 and abs(parts['flops']['stage 2'] / plain['flops']['stage 2'] - 1) < .01
+    assert again['memory']['activations 1'] < .6 * plain['memory']['activations 1'] and 1.1 < again['flops']['stage 1'] / plain['flops']['stage 1'] < 4 / 3
+    with pytest.raises(ValueError, match='gpus times parts must divide the batch sizes 16 and 16, got 8 gpus and 4 and 1 parts'): costs(small('celeba64', stage1={'batch_size': 16, 'accumulate': 4}, stage2={'batch_size': 16}), gpus=8)
 
 
 def test_plan_compares_with_the_memory_of_each_gpu(capsys):
@@ -202,16 +222,17 @@ def test_samples_and_energies_of_other_weights_are_not_taken(tmp_path):
     config = tailor(preset('cifar10', 'smoke'), {'evaluation': {'n_samples': 4}})
     x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     a, b = (build_vaebm(m, build_nvae(m)[0].eval(), x) for m in (tailor(config, {'seed': s}).model for s in (0, 1)))
-    first, other = (draw(config, model, tmp_path / 'samples').pixels for model in (a, b))
-    assert not torch.equal(first, other) and torch.equal(draw(config, a, tmp_path / 'samples').pixels, first)
+    run = Run(config, tmp_path)
+    first, other = (draw(run, model).pixels for model in (a, b))
+    assert not torch.equal(first, other) and torch.equal(draw(run, a).pixels, first)
     save_checkpoint(tmp_path / 'stage2.safetensors', {'done': 0})
     (tmp_path / 'stage2.vae.json').write_text(json.dumps(fingerprint(a.vae)))
-    with pytest.raises(CheckpointError, match=f'trained on the VAE {fingerprint(a.vae)}, got {fingerprint(b.vae)}'): train_energy(config, b.vae, Images((255 * x).byte()), tmp_path, None)
+    with pytest.raises(CheckpointError, match=f'trained on the VAE {fingerprint(a.vae)}, got {fingerprint(b.vae)}'): train_energy(run, b.vae, Images((255 * x).byte()), None)
 
 
 def test_a_stage_one_that_breaks_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, 'fit', lambda *a, **k: 'stopped: a loss that is not finite; weights of update 0 restored')
-    with pytest.raises(RuntimeError, match='stage 1 stopped: a loss that is not finite'): train_vae(preset('cifar10', 'smoke'), Images(torch.zeros(8, 3, 32, 32, dtype=torch.uint8)), tmp_path)
+    with pytest.raises(RuntimeError, match='stage 1 stopped: a loss that is not finite'): train_vae(Run(preset('cifar10', 'smoke'), tmp_path), Images(torch.zeros(8, 3, 32, 32, dtype=torch.uint8)))
 
 
 def test_an_error_inside_an_extractor_is_not_hidden(monkeypatch):
@@ -246,33 +267,63 @@ def command(name, folder, *more):
 def environment(tmp_path): return os.environ | {'OMP_NUM_THREADS': '1', 'VAEBM_DATA': str(tmp_path / 'no data'), 'MPLBACKEND': 'agg'}
 
 
+FEW = 'stage1={"n_steps": 4}', 'stage2={"n_steps": 4}', 'evaluation={"n_samples": 8, "judge_every": 4}'   # updates and samples
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name, more, row', [('celeba64', (), '| NVAE | 14.74 | – |'), ('celebahq256', ('source=released',), '| PGGAN | 8.03 | – |'), ('cifar10_paper', ('name=ablation',), '| VAEBM | 12.96 | 8.15 |')])
 def test_notebooks_run_in_miniature(name, more, row, tmp_path):
-    done = subprocess.run(command(name, tmp_path / 'run', *more), env=environment(tmp_path), capture_output=True, text=True, timeout=300)
+    "The one of CelebA-HQ goes on where two processes ended."
+    run = tmp_path / 'run'
+    if name == 'celebahq256':
+        launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m', 'vaebm.launch', f'run_dir={run}', f'data={name}', 'tier=smoke', *more, *FEW]
+        done = subprocess.run(launch, env=environment(tmp_path) | {'GLOO_SOCKET_IFNAME': 'lo'}, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and 'stage 2 finished' in done.stdout, done.stderr[-3000:]
+        assert (run / 'stage2.rank1.safetensors').exists()
+        two = [load_checkpoint(run / part / 'weights.safetensors') for part in ('vae', '.')]
+    done = subprocess.run(command(name, run, *more, *FEW), env=environment(tmp_path), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    files = {p.name for p in (tmp_path / 'run').iterdir()}
+    files = {p.name for p in run.iterdir()}
     assert {'metrics.json', 'report.md', 'weights.safetensors', 'samples.png', 'pairs.png', 'training.png', 'notebook.ipynb'} <= files and ('cold.png' in files) == (name == 'celebahq256')
-    record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
-    assert record['metrics']['samples']['VAEBM']['n'] == 24 and row in (tmp_path / 'run' / 'report.md').read_text()
+    record = json.loads((run / 'metrics.json').read_text())
+    assert record['metrics']['samples']['VAEBM']['n'] == 8 and row in (run / 'report.md').read_text()
     assert record['command'].startswith(f'vaebm-run nbs/experiments/{name}.ipynb ') and all(part in record['command'] for part in ('tier=smoke', *more)) and record['preset']['tier'] == 'smoke'
+    if name == 'celebahq256':
+        for before, part in zip(two, ('vae', '.')):
+            after = load_checkpoint(run / part / 'weights.safetensors')
+            assert all(torch.equal(v, after[k]) for k, v in before.items()), 'the notebook has trained what was trained'
+
+
+def kill(process):
+    for p in (*psutil.Process(process.pid).children(recursive=True), process): p.kill()   # the kernel first
+    process.wait()
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
-    whole, killed, env = tmp_path / 'whole', tmp_path / 'killed', environment(tmp_path)
-    subprocess.run(command('lsun64', whole), env=env, check=True, capture_output=True, timeout=300)
-    process = subprocess.Popen(command('lsun64', killed), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (killed / 'stage2.safetensors').exists() and process.poll() is None: time.sleep(.01)
+def test_a_run_that_is_killed_or_asked_to_end_ends_as_one_that_was_not(tmp_path):
+    "Killed in stage 2, then asked to end while it draws samples, then left alone; the other in one piece, in this process."
+    whole, cut, env = tmp_path / 'whole', tmp_path / 'cut', environment(tmp_path)
+    given = {'stage1': {'n_steps': 4}, 'stage2': {'n_steps': 60}, 'evaluation': {'n_samples': 8, 'judge_every': 30, 'judge_samples': 4}}
+    config = tailor(preset('lsun64', 'smoke'), given)
+    process = subprocess.Popen(command('lsun64', cut, *(f'{k}={json.dumps(v)}' for k, v in given.items())), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (cut / 'stage2.safetensors').exists() and process.poll() is None: time.sleep(.01)
     assert process.poll() is None, 'the run ended before it was killed'
-    for p in (*psutil.Process(process.pid).children(recursive=True), process): p.kill()   # the kernel first
-    process.wait()
-    assert load_checkpoint(killed / 'stage2.safetensors')['done'] < preset('lsun64', 'smoke').model.stage2.n_steps and not (killed / 'report.md').exists()
-    subprocess.run(command('lsun64', killed), env=env, check=True, capture_output=True, timeout=300)
+    kill(process)
+    assert load_checkpoint(cut / 'stage2.safetensors')['done'] < 60
+    process = subprocess.Popen(command('lsun64', cut, *(f'{k}={json.dumps(v)}' for k, v in given.items())), env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while not (cut / 'weights.safetensors').exists() and process.poll() is None: time.sleep(.001)
+    (cut / 'STOP').touch()
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and 'go on with\nvaebm-run nbs/experiments/lsun64.ipynb tier=smoke' in out and not (cut / 'report.md').exists() and not (cut / 'STOP').exists()
+    runs = [Run(config, folder) for folder in (whole, cut)]
+    for run in runs:
+        images = splits_of(config, run.folder)['train']
+        model, _ = train_energy(run, train_vae(run, images)[0], images, lambda x: x.pixels.float().mean().item())
+        draw(run, model)
     samples, = {p.relative_to(whole) for p in whole.glob('samples/*/000000.safetensors')}
-    for part in ('weights.safetensors', samples):
-        a, b = (load_checkpoint(folder / part) for folder in (whole, killed))
-        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    for part in ('stage2.safetensors', samples):
+        a, b = (load_checkpoint(run.folder / part) for run in runs)
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) if part == samples else all(torch.equal(a['module'][k], b['module'][k]) for k in a['module'])
 
 
 def test_make_names_notebooks_that_exist():

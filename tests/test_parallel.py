@@ -13,15 +13,15 @@ import torch
 from torch import distributed
 
 import vaebm.parallel
-from vaebm import launch
-from vaebm.data import Images
+from vaebm import experiment, launch
 from vaebm.energy import EnergyResNet
+from vaebm.experiment import Run, preset, tailor
 from vaebm.layers import data_dependent_init
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE, NVAEConfig
 from vaebm.parallel import gathered, load_shares, pause_when, rank, rank_file, save_shares, world_size
-from vaebm.runs import configure, load_checkpoint, message, save_checkpoint
-from vaebm.training import ImageStageOne, ImageStageOneConfig, ImageStageTwo, ImageStageTwoConfig, VAEBMConfig, fit
+from vaebm.runs import load_checkpoint, message, save_checkpoint
+from vaebm.training import ImageStageOne, ImageStageOneConfig, ImageStageTwo, ImageStageTwoConfig, fit
 
 EXPERIMENTS = Path(__file__).parents[1] / 'nbs' / 'experiments'
 SIZES = NVAEConfig(image_size=8, groups=2, latent=2, channels_enc=4, channels_dec=4, cells_pre=1, cells_post=1, cells_enc=1, cells_dec=1, flows=0)
@@ -241,40 +241,44 @@ def test_shares_of_ranks_that_have_left_are_not_taken_up_again(tmp_path, between
     finish(ranks(resumes_at, tmp_path, 12) if between == 2 else ranks(is_refused, tmp_path))
 
 
-def tiny_run():
-    "A configuration of the launcher, and its data."
-    return configure(VAEBMConfig(nvae=SIZES), {
-        'stage1': {'n_steps': 4, 'batch_size': 4, 'warmup': 2}, 'energy': {'width': 4, 'blocks': 'd1'}, 'ratio': {'n_steps': 2, 'batch_size': 4},
-        'stage2': {'n_steps': 4, 'batch_size': 4, 'buffer_size': 8, 'chain_steps': 2, 'kernel_options': {'step_size': 1e-2}}, 'sample_steps': 2}), Images((255 * blobs()).round().byte())
-
-
 def test_each_stage_is_freed_before_the_next_is_built(tmp_path, monkeypatch):
+    config = tailor(preset('celebahq256', 'smoke'), {stage: {'n_steps': 2} for stage in ('stage1', 'stage2')} | {'evaluation': {'judge_samples': 4}})
     trained, alive = [], []
     def fit_and_note(stage, *args, **options):
         trained.append(weakref.ref(stage))
-        return fit(stage, *args, **options | {'watch': None, 'progress': False})
+        return fit(stage, *args, **options)
     def look(build):
         def f(*args):
             alive.append([old() is not None for old in trained])
             return build(*args)
         return f
-    monkeypatch.setattr(launch, 'fit', fit_and_note)
-    for name in ('build_vaebm', 'ImageStageTwo'): monkeypatch.setattr(launch, name, look(getattr(launch, name)))
-    assert launch.train(*tiny_run(), tmp_path) == 'finished'
-    assert alive == [[False], [False, False]]
+    monkeypatch.setattr(experiment, 'fit', fit_and_note)
+    for name in ('build_vaebm', 'ImageStageTwo'): monkeypatch.setattr(experiment, name, look(getattr(experiment, name)))
+    assert launch.train(config, tmp_path) == 'finished'
+    assert alive == [[False], [False]]
 
 
-@pytest.mark.parametrize('status, code', [('finished', None), ('ImageStageTwo paused at update 5', None), ('ImageStageOne stopped: the loss is not finite at update 6; weights of update 4 restored', 1)])
+@pytest.mark.parametrize('status, code', [('finished', None), ('stage 2 paused at update 5', None), ('stopped: energy gap 2000.0 exceeds 1000.0 at update 6; weights of update 4 restored', 1)])
 def test_the_launcher_reports_how_training_ended(tmp_path, monkeypatch, capsys, status, code):
-    monkeypatch.setattr(launch, 'train', lambda *args: status)
-    monkeypatch.setattr(launch, 'load_images', lambda name: None)
-    command = [f'run_dir={tmp_path}', 'data=cifar10', 'stage2={"lr": 1e-5}']
+    def train(config, folder, seconds, again):
+        assert config == tailor(preset('lsun64', source='released'), {'stage2': {'lr': 1e-5}}) and seconds == 60
+        if 'paused' in status: raise Run(config, folder, again=again).paused(status)
+        return status
+    monkeypatch.setattr(launch, 'train', train)
+    command = [f'run_dir={tmp_path}', 'data=lsun64', 'source=released', 'seconds=60', 'stage2={"lr": 1e-5}']
     try: launch.main(command)
     except SystemExit as end: assert end.code == code == 1
     else: assert code is None
     out = capsys.readouterr().out
-    assert status in out and ('with the same launcher and 1 processes:' in out) == ('paused' in status)
-    if 'paused' in status: assert f"-m vaebm.launch run_dir={tmp_path} data=cifar10 'stage2={{" in out
+    assert status in out and ('go on with\nthe same launcher and 1 processes:' in out) == ('paused' in status)
+    if 'paused' in status: assert f"-m vaebm.launch run_dir={tmp_path} data=lsun64 source=released seconds=60 'stage2={{" in out
+
+
+@pytest.mark.parametrize('words, text', [(['data=mnist'], "data must be one of cifar10, .*, got 'mnist'"), (['data=cifar10', 'tier=cpu'], "tier paper or smoke, got 'cifar10' and 'cpu'"),
+                                         (['data=celeba64', 'source=code'], 'source of celeba64'), (['data=celeba64', 'stage2={"steps": 3}'], "unknown parameter 'steps'")])
+def test_the_launcher_refuses_what_is_not_there(tmp_path, words, text):
+    with pytest.raises(ValueError, match=text): launch.main([f'run_dir={tmp_path}/run', *words])
+    assert not (tmp_path / 'run').exists()
 
 
 def wait_for(path, process):

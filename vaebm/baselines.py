@@ -12,7 +12,7 @@ __all__ = ['NORMS', 'ACTIVATIONS', 'METHODS', 'BASE', 'ROWS', 'TABLES', 'COLUMNS
 import copy
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,9 +28,9 @@ from .data import Images, StackedDigits, draw_indices, load_images
 from .energy import EnergyResNet
 from .fast import fold
 from .layers import WNConv2d, data_dependent_init, lip_swish
-from .metrics import DigitClassifier, EfficientNetFeatures, frechet_distance, inception_score, load_classifier, load_statistics, mode_report, statistics
+from .metrics import DigitClassifier, EfficientNetFeatures, feature_distance, inception_score, load_classifier, load_statistics, mode_report, statistics
 from .model import VAEBM
-from .runs import execute
+from .runs import execute, unless_paused
 from .training import LOADERS, EnergyConfig, ImageStageTwo, ImageStageTwoConfig, cosine_lr, load_pretrained, make_kernel
 from .vae import MLPVAE, Layout
 
@@ -80,7 +80,7 @@ class PairJudge:
         logits = self.linear(f)
         classes = logits.argmax(2)
         shares, report = classes.flatten().bincount(minlength=10) / classes.numel(), mode_report(classes, self.shares)
-        return {'frechet': frechet_distance(self.reference, statistics(nn.Identity(), [f.flatten(1)])), 'score': inception_score(logits.flatten(0, 1)),
+        return {'frechet': feature_distance(self.reference, f.flatten(1)), 'score': inception_score(logits.flatten(0, 1)),
                 **{k: report[k] for k in ('n', 'modes', 'kl', 'kl_floor')}, 'share_kl': torch.special.xlogy(shares, shares / self.shares).sum().item(),
                 'confidence': logits.softmax(2).amax(2).mean().item()}
 
@@ -326,7 +326,7 @@ class FeatureJudge:
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> dict: # in [0, 1], shape (n, 3, H, W)
         f = torch.cat([self.features(part.clamp(0, 1)) for part in images.split(250)])
-        return {'frechet': frechet_distance(self.reference, statistics(nn.Identity(), [f])), 'score': inception_score(self.features.logits(f)), 'n': len(images)}
+        return {'frechet': feature_distance(self.reference, f), 'score': inception_score(self.features.logits(f)), 'n': len(images)}
 
 def setting(config: 'AblationConfig', generator: torch.Generator, # of the judge's reference
             n: int = 10_000) -> Setting:                          # images of that reference
@@ -361,12 +361,15 @@ def build_row(config: AblationConfig, vae: nn.Module, # the published one that `
 # %% ../nbs/13_ablations.ipynb #13ablations086
 def sweep(notebook: Path | str,                # takes `data`, `tier`, `row`, `seed` and `run_dir`, and writes metrics.json
           rows: Sequence[tuple[str, int]],     # names and seeds
-          folder: Path | str, tier: str = 'cpu', data: str = 'pairs') -> list[dict]:
-    "Run `notebook` once for every row and seed, each in its own folder, finished ones excepted; returns what they wrote."
+          folder: Path | str, tier: str = 'cpu', data: str = 'pairs',
+          pause: Callable[[], bool] = lambda: False, # asked before every run
+          again: str = '') -> list[dict]:            # the command that goes on
+    "Run `notebook` once for every row and seed, each in its own folder, finished ones excepted; returns what they wrote. Raises `Paused` if it was asked to end."
     found = []
     for row, seed in rows:
         place = Path(folder).resolve() / f"{row.replace(' ', '_')}-{seed}"
         place.mkdir(parents=True, exist_ok=True)
+        if pause(): unless_paused(f'paused before {row}, seed {seed}', again)
         if not (place / 'metrics.json').exists(): execute(notebook, {'data': data, 'tier': tier, 'row': row, 'seed': seed, 'run_dir': str(place)}, place / 'notebook.ipynb')
         found.append({'row': row, 'seed': seed, **json.loads((place / 'metrics.json').read_text())})
     return found

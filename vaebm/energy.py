@@ -108,6 +108,8 @@ def clip_by_second_moment(optimizer: torch.optim.Adam, # holds the running secon
             p.grad.clamp_(-bound, bound)
 
 # %% ../nbs/04b_energy_networks.ipynb #04benergynet002
+from contextlib import nullcontext
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -141,6 +143,8 @@ ENERGY_NETWORKS = {
 # %% ../nbs/04b_energy_networks.ipynb #04benergynet010
 class EnergyResNet(nn.Module):
     "Energy of images in [0, 1]: 3x3 convolution, residual blocks, sum over space, linear layer (Table 7)."
+    bf16 = False   # convolutions under bfloat16 autocast?
+
     def __init__(self, width: int = 128,                # channels of the first layer
                  blocks: str = 'd1 1 d2 2 d2 2',        # channels of each block in units of `width`, 'd' halves the size
                  c_in: int = 3):
@@ -157,8 +161,8 @@ class EnergyResNet(nn.Module):
 
     def unclamped(self, x: torch.Tensor) -> torch.Tensor:
         "The network itself, without the clamp."
-        h = self.blocks(lip_swish(self.conv1(x)))
-        return self.linear(h.sum((2, 3))).squeeze(1)
+        with torch.autocast(x.device.type, torch.bfloat16) if self.bf16 else nullcontext(): h = self.blocks(lip_swish(self.conv1(x)))
+        return self.linear(h.sum((2, 3), dtype=self.linear.weight.dtype)).squeeze(1)
 
     @classmethod
     def from_official(cls, source,      # path or dict of a published checkpoint

@@ -6,71 +6,58 @@
 __all__ = ['train', 'main']
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus003
+import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 
-from .data import StackedDigits, load_images
-from .parallel import pause_when, rank, world_size
-from .runs import configure, read_values, run_folder, save_checkpoint
-from .training import DensityRatio, ImageStageOne, ImageStageTwo, Monitor, Stage, VAEBMConfig, build_nvae, build_vaebm, fit
+from .experiment import PAPER, Extractor, ImageExperiment, Run, distance, preset, reference_statistics, splits_of, tailor, train_energy, train_vae
+from .parallel import gathered, pause_when, rank, world_size
+from .runs import Paused, read_values, run_folder
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus018
 def _join() -> PartialState:
     "Join the ranks that a launcher has started, each with its device; they may wait six hours for one another."
     return PartialState(timeout=timedelta(hours=6))
 
-def _stages(config: VAEBMConfig, data, device) -> Iterator[tuple[Stage, str]]:
-    "The stages in order with the names of their checkpoints, each built once those before it are trained."
-    one = ImageStageOne(build_nvae(config)[0].to(device), data, config.stage1, config.seed)
-    yield one, 'vae/stage1'
-    x = data.sample(160, torch.Generator().manual_seed(40_000 + config.seed))
-    vae = one.ema.cpu()
-    del one   # weights, gradients and moments make room for stage 2
-    model = build_vaebm(config, vae, x).to(device)
-    if config.ratio.n_steps:
-        ratio = DensityRatio(model, data, config.ratio, config.seed)
-        yield ratio, 'ratio/ratio'
-        ratio.sharpen()
-        del ratio
-    yield ImageStageTwo(model, data, config.stage2, config.seed), 'stage2'
+def _judge(config, splits, folder):
+    "The distance of images to the reference of a preset, as the notebooks of the runs take it."
+    extractor = Extractor(config.evaluation.extractor)
+    reference = reference_statistics(config, extractor, splits, folder)
+    return lambda images: distance(extractor, reference, images)
 
-def train(config: VAEBMConfig,
-          data,                # images, with `sample(n, generator)`; all of them on every rank
-          folder: Path | str,  # run folder, the same for all ranks
-          every: int = 500,    # updates between checkpoints
-          pause: Callable[[], bool] | None = None, # as in `fit`
+def train(config: ImageExperiment,  # whose batches and buffer are those of all ranks together
+          folder: Path | str,       # run folder, the same for all ranks
+          seconds: float = math.inf, # after which training pauses
+          again: str = '',          # the command that goes on
           ) -> str:
-    "Train both stages of `config` on this rank together with all others; weights go to `weights.safetensors`, in `vae` for stage 1. Returns 'finished', or the stage that ended early and how. Raises `ValueError` if the folder belongs to another configuration."
-    device, folder = _join().device, Path(folder)
-    if rank() == 0: run_folder(folder, config)
-    for stage, name in _stages(config, data, device):
-        path = folder / f'{name}.safetensors'
-        status = fit(stage, path, every, watch=Monitor(path.parent), pause=pause)
-        if status != 'finished': return f'{type(stage).__name__} {status}'
-        if rank() == 0: save_checkpoint(path.with_name('weights.safetensors'), stage.weights())
-        del stage   # before the next is built
-    return status
+    "Both stages of a preset on this rank together with all others, in the folder in which its notebook goes on. Returns how stage 2 ended; raises `Paused` if there was a file STOP or the time was over, `RuntimeError` if stage 1 broke, `ValueError` if the folder belongs to another configuration, or processes and parts do not divide the batches."
+    _join()
+    folder = Path(folder)
+    if not rank(): run_folder(folder, config)
+    run = Run(config, folder, again=again, stop=pause_when(folder, seconds))
+    splits = None if rank() else splits_of(config, folder)   # prepared once
+    gathered(None)
+    splits = splits or splits_of(config, folder)
+    judge = None if rank() else _judge(config, splits, folder)   # if weights of features are missing, better to know now
+    vae, *_ = train_vae(run, splits['train'])
+    return train_energy(run, vae, splits['train'], judge)[1]
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus026
 def main(argv: list[str] | None = None) -> None:
-    "Command line, on every rank: run_dir=FOLDER data=NAME [every=500] [seconds=80000] [field=value ...]; data as in `load_images`, or stacked_mnist; fields of `VAEBMConfig`, values JSON. Trains, and pauses if there is a file STOP in the folder or the seconds are over; the exit code is 1 if training stopped by itself."
+    "Command line, on every rank: run_dir=FOLDER data=PRESET [tier=paper] [source=paper] [seconds=80000] [field=value ...]; presets and fields as the notebooks of the runs take them, values JSON. Trains both stages, and pauses if there is a file STOP in the folder or the seconds are over; the exit code is 1 if training stopped by itself."
     argv = argv or sys.argv[1:]
     values = read_values(argv)
     if not {'run_dir', 'data'} <= values.keys(): sys.exit(main.__doc__)
-    folder, name = values.pop('run_dir'), values.pop('data')
-    every, seconds = values.pop('every', 500), values.pop('seconds', float('inf'))
-    config, state = configure(VAEBMConfig(), values), _join()
-    pause = pause_when(folder, seconds)
-    with state.main_process_first(): data = StackedDigits(load_images('mnist')) if name == 'stacked_mnist' else load_images(name)
-    status = train(config, data, folder, every, pause)
-    if rank() == 0: print(status)
-    if rank() == 0 and 'paused' in status: print(f'go on with the same launcher and {world_size()} processes:\n-m vaebm.launch {shlex.join(argv)}')
+    folder, name, tier, source, seconds = (values.pop(k, default) for k, default in (('run_dir', ''), ('data', ''), ('tier', 'paper'), ('source', 'paper'), ('seconds', math.inf)))
+    if name not in PAPER or tier == 'cpu': raise ValueError(f'data must be one of {", ".join(PAPER)}, tier paper or smoke, got {name!r} and {tier!r}')
+    config, state = tailor(preset(name, tier, source), values), _join()
+    try: status = 'stage 2 ' + train(config, folder, seconds, f'the same launcher and {world_size()} processes:\n-m vaebm.launch {shlex.join(argv)}')
+    except Paused as end: status = str(end)
+    if not rank(): print(status)
     state.destroy_process_group()
     if ' stopped: ' in status: sys.exit(1)
 

@@ -4,12 +4,16 @@
 
 # %% auto #0
 __all__ = ['WNConv2d', 'data_dependent_init', 'lip_swish', 'SqueezeExcite', 'FactorizedReduce', 'UpSkip', 'batch_norm',
-           'EncoderCell', 'DecoderCell', 'conv_matrices', 'SpectralSum', 'batch_norm_penalty', 'load_published']
+           'EncoderCell', 'DecoderCell', 'Cells', 'conv_matrices', 'SpectralSum', 'batch_norm_penalty',
+           'load_published']
 
 # %% ../nbs/04_layers.ipynb #04layers003
+from contextlib import contextmanager, nullcontext
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .parallel import SyncBatchNorm2d
 from .runs import CheckpointError
@@ -141,6 +145,25 @@ class DecoderCell(nn.Module):
         if self.up: h = F.interpolate(h, scale_factor=2)
         h = F.silu(self.norm3(self.depthwise(h)))
         return self.skip(x) + .1 * self.se(self.norm4(self.project(h)))
+
+# %% ../nbs/04_layers.ipynb #04layers047b
+class Cells(nn.Sequential):
+    "Residual cells in a row; with `recompute`, training keeps the input of each and computes the rest again in the backward pass."
+    recompute = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for cell in self:
+            x = checkpoint(cell, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda cell=cell: (nullcontext(), _same_statistics(cell))) if self.recompute and self.training else cell(x)
+        return x
+
+@contextmanager
+def _same_statistics(cell):
+    "Leave the running statistics of batch norms as they are."
+    before = [(m, m.momentum, m.num_batches_tracked.clone()) for m in cell.modules() if isinstance(m, nn.BatchNorm2d)]
+    for m, *_ in before: m.momentum = 0.
+    try: yield
+    finally:
+        for m, momentum, count in before: m.momentum = momentum; m.num_batches_tracked.copy_(count)
 
 # %% ../nbs/04_layers.ipynb #04layers049
 def conv_matrices(module: nn.Module) -> list[torch.Tensor]:

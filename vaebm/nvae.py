@@ -150,7 +150,7 @@ class Group(nn.Module):
         c, latent = config, config.latent
         cells = [DecoderCell(2 * c_dec, c_dec, up=True, use_se=c.use_se)] if up else []
         if not first: cells += [DecoderCell(c_dec, use_se=c.use_se) for _ in range(c.cells_dec)]
-        self.cells, self.latent, self.residual = nn.Sequential(*cells), latent, c.residual
+        self.cells, self.latent, self.residual = Cells(*cells), latent, c.residual
         self.prior_head = None if first else nn.Sequential(nn.ELU(), WNConv2d(c_dec, 2 * latent, 1))
         self.merge = None if first else EncoderCombiner(c_dec, c_enc)
         self.posterior_head = WNConv2d(c_enc, 2 * latent, 3)
@@ -255,13 +255,13 @@ class NVAE(nn.Module):
         self.config, self.pixel_noise, last = c, True, len(scales) - 1
         enc, dec = ([n * base * 2 ** s for s in scales] for n in (c.channels_enc, c.channels_dec))  # channels per group, bottom-up
         self.stem = WNConv2d(3, c.channels_enc, 3)
-        self.pre = nn.Sequential(*[cell for b in range(c.blocks_pre) for cell in self._pre_block(c.channels_enc * 2 ** b)])
+        self.pre = Cells(*[cell for b in range(c.blocks_pre) for cell in self._pre_block(c.channels_enc * 2 ** b)])
         self.encoder = nn.ModuleList(self._stage(enc[i], i > 0 and scales[i] > scales[i - 1]) for i in range(len(scales)))
         self.neck = WNConv2d(enc[-1], enc[-1], 1)
         sizes = [c.image_size // base // 2 ** s for s in scales[::-1]]
         self.top = nn.Parameter(torch.rand(dec[-1], sizes[0], sizes[0]))
         self.groups = nn.ModuleList(Group(c, enc[i], dec[i], first=i == last, up=i < last and scales[i] < scales[i + 1], alone=last == 0) for i in range(last, -1, -1))
-        self.post = nn.Sequential(*[cell for b in range(c.blocks_post) for cell in self._post_block(dec[0] // 2 ** b)])
+        self.post = Cells(*[cell for b in range(c.blocks_post) for cell in self._post_block(dec[0] // 2 ** b)])
         self.head = nn.Sequential(nn.ELU(), WNConv2d(dec[0] // 2 ** c.blocks_post, 6, 3))
         self.layout = Layout((3, c.image_size, c.image_size), [(c.latent, n, n) for n in sizes])
         alpha = torch.tensor([4. ** (scales[-1] - s) / scales.count(s) for s in scales[::-1]])
@@ -275,7 +275,7 @@ class NVAE(nn.Module):
         c = self.config
         cells = [EncoderCell(width // 2, width, down=True, use_se=c.use_se)] if down else []
         n = 0 if c.scales == c.groups == 1 else c.cells_enc  # a model with one group has no encoder tower
-        return nn.Sequential(*cells, *[EncoderCell(width, use_se=c.use_se) for _ in range(n)])
+        return Cells(*cells, *[EncoderCell(width, use_se=c.use_se) for _ in range(n)])
 
     def _post_block(self, width):
         c = self.config

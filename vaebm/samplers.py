@@ -267,8 +267,10 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict: return {'noise': self.noise, 'pushed': self.pushed}
 
-    def load_state_dict(self, state: dict) -> None:
-        self.noise.copy_(state['noise']); self.pushed = state['pushed']
+    def load_state_dict(self, state: dict) -> None: # may be of a smaller buffer
+        n = len(state['noise'])
+        self.noise[:n].copy_(state['noise'])
+        self.pushed = state['pushed'] if n == len(self.noise) else min(state['pushed'], n)
 
 # %% ../nbs/12b_chains.ipynb #12bchains034
 def split_hmc(step_size: float,    # h, the angle of a rotation

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Train a VAEBM on the GPUs of one node, in as many jobs as it takes:
-#   sbatch slurm.sh runs/church data=church64 every=1000 'stage2={"n_steps": 20000}'
+#   sbatch slurm.sh runs/church data=lsun64 source=released 'stage1={"bf16": true}'
 # Slurm sends USR1 to this script alone, 15 minutes before the time is over.
 #SBATCH --job-name=vaebm
 #SBATCH --nodes=1
@@ -10,7 +10,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@900
-case $1 in ''|*=*) echo 'usage: sbatch slurm.sh RUN_DIR data=NAME [field=value ...]' >&2; exit 2;; esac
+case $1 in ''|*=*) echo 'usage: sbatch slurm.sh RUN_DIR data=PRESET [field=value ...]' >&2; exit 2;; esac
 run_dir=$1; shift
 mkdir -p "$run_dir"
 rm -f "$run_dir/STOP"   # of an earlier job; from here on it is a request to this one
