@@ -1,6 +1,7 @@
 """Chapters in a real JupyterLab, and the explorers in voila, driven by the keyboard of a headless Chromium."""
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,11 +13,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-CHROMIUM = Path('/usr/bin/chromium')
+CHROMIUM = shutil.which('chromium')
 try: from playwright.sync_api import sync_playwright
 except ImportError: sync_playwright = None
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM.exists(), reason=f'needs {CHROMIUM}'), pytest.mark.skipif(sync_playwright is None, reason='needs playwright')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('browser'), pytest.mark.skipif(not CHROMIUM, reason='needs chromium'), pytest.mark.skipif(sync_playwright is None, reason='needs playwright')]
 
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 SETTINGS = {'apputils-extension/notification': {'fetchNews': 'false', 'checkForUpdates': False}, 'notebook-extension/tracker': {'windowingMode': 'none'}}
@@ -26,7 +27,7 @@ WAIT_S = 300   # for a page to run on a busy machine
 @pytest.fixture(scope='module')
 def page():
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={'width': 1280, 'height': 900})
         page.set_default_timeout(1000 * WAIT_S)
         yield page
@@ -139,7 +140,8 @@ def test_explorers_in_jupyterlab(page, lab, copy):
     for explorer in explorers.all():
         n = every_control_by_keyboard(page, explorer)
         assert n and reached_by_tab(page, explorer, n) == n
-        assert all(label.inner_text() for label in explorer.locator('.widget-label').all())
+        labels = explorer.locator('.widget-label').all_inner_texts()
+        assert labels and all(labels)
 
 
 @pytest.mark.parametrize('name', ['00_data', '01_energy'])
@@ -156,3 +158,4 @@ def test_explorers_in_voila(page, copy):
         chains = explorers.nth(4)
         press(page, chains, chains.locator('.noUi-handle'), 'ArrowRight')
         assert page.locator('.jp-InputArea-editor').count() == 0   # no code
+        assert not page.get_by_text('There was an error').count()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fork import finish, start
 
-from vaebm.runs import load_checkpoint
+from vaebm.runs import load_checkpoint, main
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / 'nbs' / 'experiments' / '25_gaussians.ipynb'
@@ -62,6 +62,14 @@ def test_architectures_keep_finished_rows(tmp_path):
 def test_unknown_parameter_is_refused_before_anything_runs(tmp_path):
     done = vaebm_run('teir=smoke', f'run_dir={tmp_path}')
     assert done.returncode != 0 and "unknown parameter 'teir'" in done.stderr and 'allowed: tier, seed' in done.stderr
+
+
+def test_run_dir_is_relative_to_where_the_command_is_given(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('vaebm.runs.execute', lambda notebook, values, out: given.update(values, out=out))
+    main([str(NOTEBOOK), 'run_dir=here'])
+    assert given == {'run_dir': str(tmp_path / 'here'), 'out': tmp_path / 'here' / 'notebook.ipynb'}
 
 
 def test_unknown_parameter_is_refused_under_plain_papermill(tmp_path):

@@ -266,7 +266,7 @@ def _update_two(config, energy, n):
 def costs(config: ImageExperiment,
           gpus: int = 1,         # that share the images of an update and the rows of the buffer, a process each
           ) -> dict:
-    "What a run costs, from shapes alone: `parameters`; `flops` per update and sample; bytes of `memory` of one process in float32, of `disk` of all; raises `ValueError` unless gpus divides both batch sizes."
+    "What a run costs, from shapes alone: `parameters`; `flops` per update and sample; bytes of `memory` of one process in float32, of `disk` of all; raises `ValueError` unless gpus times parts divide both batch sizes."
     m = config.model
     one, two, k = m.stage1.batch_size, m.stage2.batch_size, m.stage2.accumulate
     if gpus < 1 or one % (gpus * m.stage1.accumulate) or two % (gpus * k): raise ValueError(f'gpus times parts must divide the batch sizes {one} and {two}, got {gpus} gpus and {m.stage1.accumulate} and {k} parts')

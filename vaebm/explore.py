@@ -157,10 +157,10 @@ class ChainByHand(Picture):
 
     def __init__(self, n: int = 256): # number of chains
         self.n, self.limit, self.energy = n, 4.5, None
-        self.buttons = {'step': self.step, '10 steps': partial(self.step, n=10), 'reset': self.reset}
+        self.buttons = {'step': self.step, '10 steps': partial(self.step, n=10), '100 steps': partial(self.step, n=100), 'reset': self.reset}
         side = (torch.arange(120) + .5) / 60 * self.limit - self.limit
         self.points, self.edges = torch.cartesian_prod(side, side), np.linspace(-self.limit, self.limit, 25)
-        fig, (left, right) = axes(['chains, and exp(-E/T) in grey', 'where their $x_1$ are'], size=3.8)
+        fig, (left, right) = axes([r'chains, and $e^{-E/\tau}$ in grey', 'where their $x_1$ are'], size=3.8)
         self.plane = _plane(left, self.limit, '$x_1$', '$x_2$')
         self.found = right.stairs(np.zeros(24), self.edges, fill=True, color=COLORS['vaebm'], alpha=.5, label='chains')
         self.exact = right.stairs(np.zeros(24), self.edges, color=COLORS['data'], label='exact')
@@ -193,7 +193,7 @@ class ChainByHand(Picture):
         self.exact.set_data(exact); self.found.set_data(found)
         self.lost, self.distance = self.n - len(inside), .5 * (np.abs(exact - found).sum() + 1 - found.sum())
         return (f'{self.n} chains, {energy}, after {self.steps} steps, at temperature {temperature:g}: share accepted in the last step ({sampler}, step size {step_size:g}) {self.accepted:.2f}, '
-                f'total variation of x1 from the exact shares {self.distance:.2f}' + (f', {self.lost} chains outside the figure.' if self.lost else '.'))
+                f'share of chains at x1 > 0 {(self.eps[:, 0] > 0).float().mean():.2f}, total variation of x1 from the exact shares {self.distance:.2f}' + (f', {self.lost} chains outside the figure.' if self.lost else '.'))
 
 # %% ../nbs/15_explore.ipynb #15explore027
 def decoder(z: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -228,7 +228,7 @@ class TwoSpaces(Picture):
 
     def __init__(self, n: int = 200,               # number of chains
                  step_size: float = .1):
-        self.n, self.kernel, self.limit = n, mala(step_size), 4.
+        self.n, self.step_size, self.limit = n, step_size, 4.
         side = torch.linspace(-self.limit, self.limit, 161)
         self.points = torch.cartesian_prod(side, side)
         fig, (left, right) = axes(['noise space', 'data space'], size=3.8)
@@ -250,7 +250,7 @@ class TwoSpaces(Picture):
         potential = partial(noise_potential if in_noise else data_potential, scale=scale)
         path, accepted = [eps if in_noise else to_data(eps, scale)], []
         def record(d): path.append(d['state'].eps); accepted.append(d['info'].accepted.mean().item())
-        run(self.kernel, potential, path[0], 60, torch.Generator().manual_seed(1), record)
+        run(mala(self.step_size), potential, path[0], 60, torch.Generator().manual_seed(1), record)
         there = [(to_data if in_noise else to_noise)(p, scale) for p in path]
         noise, data = (path, there) if in_noise else (there, path)
         return torch.stack(noise), torch.stack(data), [1.] + [sum(accepted[:k + 1]) / (k + 1) for k in range(60)]
@@ -260,7 +260,7 @@ class TwoSpaces(Picture):
         (noise, data, accepted), (*densities, product, vae) = self.runs[decoder_scale, chain_in], self.exact[decoder_scale]
         for plane, density, path in zip(self.planes, densities, (noise, data)): _place(plane, density, path[step], path[max(0, step - 14):step + 1, 0])
         share = (data[step, :, 1] > 0).float().mean().item()
-        return (f'{self.n} chains in {chain_in} after {step} steps of MALA, step size 0.1, decoder scale {decoder_scale:g}: share accepted {accepted[step]:.2f}; '
+        return (f'{self.n} chains in {chain_in} after {step} steps of MALA, step size {self.step_size:g}, decoder scale {decoder_scale:g}: share accepted {accepted[step]:.2f}; '
                 f'x is positive in {share:.2f} of them, exactly {product:.2f} under the product and {vae:.2f} under the VAE.')
 
 # %% ../nbs/15_explore.ipynb #15explore034
@@ -383,7 +383,7 @@ class Interpolation(Picture):
 def read_upload(content: bytes, # a file
                 size: int) -> torch.Tensor:
     "The image in a file, its central square resized, shape (1, 3, size, size) in [0, 1]; raises `ValueError` for anything else."
-    if not content: raise ValueError('upload must be an image file, got none yet: press "upload"')
+    if not content: raise ValueError('upload must be an image file, got none yet: choose a file with the button "upload"')
     try:
         with Image.open(BytesIO(content)) as image: pixels = center_square(image, size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error: raise ValueError(f'upload must be an image that Pillow can read, got {len(content)} bytes that are none') from error
@@ -408,7 +408,7 @@ class Playground(Picture):
         self.model, self.noise, generator = load_pretrained(name), read_weights(name)[0]['config']['stage2']['noise'], torch.Generator().manual_seed(seed)
         stacks = StackedDigits(load_images('mnist', 'test', download=False))
         self.sets = strange_images(stacks, 8, generator)
-        self.controls = {'set': [*self.sets, 'upload'], 'number': range(1, 9), 'upload': bytes}
+        self.controls = {'set': [*self.sets, 'your image'], 'number': range(1, 9), 'upload': bytes}
         self.test = self.scores(stacks.sample(n, generator))
         fig, (panel, *panels) = axes(['image', *self.test], columns=2, size=2.9)
         self.image, self.marks = _image(panel, (32, 32, 3)), []
@@ -430,7 +430,7 @@ class Playground(Picture):
 
     def move(self, set: str, number: int, upload: bytes) -> str:
         "Score image `number` of a set, or the upload, and mark it in the histograms."
-        x = read_upload(upload, 32) if set == 'upload' else self.sets[set][number - 1:number]
+        x = read_upload(upload, 32) if set == 'your image' else self.sets[set][number - 1:number]
         self.image.set_data(x[0].movedim(0, 2).numpy())
         said = []
         for (line, label), (name, s) in zip(self.marks, self.scores(x).items()):
@@ -439,7 +439,7 @@ class Playground(Picture):
             line.set_xdata([shown, shown])
             label.set(x=.03 if shown == low else .97, y=.97, ha='left' if shown == low else 'right', text='' if low < s < high else '← far left' if shown == low else 'far right →')
             said.append(f'{name} {s.item():,.1f} nats, above {(self.test[name] < s).float().mean().item():.0%}')
-        return f'{"Your image" if set == "upload" else f"{set.capitalize()}, number {number}"}: ' + '; '.join(said) + f' of {len(self.test[name])} test stacks.'
+        return f'{"Your image" if set == "your image" else f"{set.capitalize()}, number {number}"}: ' + '; '.join(said) + f' of {len(self.test[name])} test stacks.'
 
 # %% ../nbs/15_explore.ipynb #15explore061
 VIEW = 'application/vnd.jupyter.widget-view+json'

@@ -48,12 +48,13 @@ def train(config: ImageExperiment,  # whose batches and buffer are those of all 
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus026
 def main(argv: list[str] | None = None) -> None:
-    "Command line, on every rank: run_dir=FOLDER data=PRESET [tier=paper] [source=paper] [seconds=80000] [field=value ...]; presets and fields as the notebooks of the runs take them, values JSON. Trains both stages, and pauses if there is a file STOP in the folder or the seconds are over; the exit code is 1 if training stopped by itself."
+    "Command line, on every rank: run_dir=FOLDER data=PRESET [tier=paper] [source=paper] [seconds=80000] [field=value ...]; fields are those of the notebooks of the runs but `data`: seed, nvae, stage1, energy, stage2, evaluation; values JSON. Trains both stages, and pauses if there is a file STOP in the folder or the seconds are over; the exit code is 1 if training stopped by itself."
     argv = argv or sys.argv[1:]
     values = read_values(argv)
     if not {'run_dir', 'data'} <= values.keys(): sys.exit(main.__doc__)
     folder, name, tier, source, seconds = (values.pop(k, default) for k, default in (('run_dir', ''), ('data', ''), ('tier', 'paper'), ('source', 'paper'), ('seconds', math.inf)))
     if name not in PAPER or tier == 'cpu': raise ValueError(f'data must be one of {", ".join(PAPER)}, tier paper or smoke, got {name!r} and {tier!r}')
+    if unknown := values.keys() - {'seed', 'nvae', 'stage1', 'energy', 'stage2', 'evaluation'}: raise ValueError(f'fields must be among seed, nvae, stage1, energy, stage2, evaluation, got {", ".join(sorted(unknown))}')
     config, state = tailor(preset(name, tier, source), values), _join()
     try: status = 'stage 2 ' + train(config, folder, seconds, f'the same launcher and {world_size()} processes:\n-m vaebm.launch {shlex.join(argv)}')
     except Paused as end: status = str(end)

@@ -8,7 +8,7 @@ __all__ = ['WNConv2d', 'data_dependent_init', 'lip_swish', 'SqueezeExcite', 'Fac
            'load_published']
 
 # %% ../nbs/04_layers.ipynb #04layers003
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -153,17 +153,19 @@ class Cells(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for cell in self:
-            x = checkpoint(cell, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda cell=cell: (nullcontext(), _same_statistics(cell))) if self.recompute and self.training else cell(x)
+            x = checkpoint(cell, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda cell=cell: (nullcontext(), _SameStatistics(cell))) if self.recompute and self.training else cell(x)
         return x
 
-@contextmanager
-def _same_statistics(cell):
-    "Leave the running statistics of batch norms as they are."
-    before = [(m, m.momentum, m.num_batches_tracked.clone()) for m in cell.modules() if isinstance(m, nn.BatchNorm2d)]
-    for m, *_ in before: m.momentum = 0.
-    try: yield
-    finally:
-        for m, momentum, count in before: m.momentum = momentum; m.num_batches_tracked.copy_(count)
+class _SameStatistics:
+    "Leaves the running statistics of batch norms as they are; may be entered again, for a second backward pass."
+    def __init__(self, cell): self.norms = [m for m in cell.modules() if isinstance(m, nn.BatchNorm2d)]
+
+    def __enter__(self):
+        self.before = [(m.momentum, m.num_batches_tracked.clone()) for m in self.norms]
+        for m in self.norms: m.momentum = 0.
+
+    def __exit__(self, *error):
+        for m, (momentum, count) in zip(self.norms, self.before): m.momentum = momentum; m.num_batches_tracked.copy_(count)
 
 # %% ../nbs/04_layers.ipynb #04layers049
 def conv_matrices(module: nn.Module) -> list[torch.Tensor]:

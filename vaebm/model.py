@@ -59,7 +59,7 @@ class VAEBM(nn.Module):
         from vaebm.fast import fold, keep_memory  # chapter 07: same numbers, computed with less work
         keep_memory()
         model, layout, steps = fold(self), self.vae.layout, self.n_steps if n_steps is None else n_steps
-        device = next((p.device for p in self.parameters()), None)
+        device = next((t.device for t in (*self.parameters(), *self.buffers())), None)
         if start is not None and start.shape != (n, layout.size): raise ValueError(f'start must have shape ({n}, {layout.size}), got {tuple(start.shape)}')
         eps = torch.randn(n, layout.size, generator=generator, device=device) if start is None else start
         eps = run(kernel or self.kernel, model, eps, steps, generator, callback).eps

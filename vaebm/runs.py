@@ -135,13 +135,18 @@ def load_checkpoint(path: Path | str,
     return _unpack(json.loads(meta['tree']), tensors)
 
 # %% ../nbs/runs.ipynb #runs036
+def _with_defaults(saved: dict, config) -> dict:
+    "A saved configuration, with defaults in place of fields that the library did not have when it was saved."
+    try: return json.loads(json.dumps(asdict(configure(type(config)(), saved))))
+    except (TypeError, ValueError): return saved
+
 def run_folder(path: Path | str, # created if absent
                config,           # dataclass; written to config.json
                ) -> Path:
     "Create or reopen a run folder; raises `ValueError` if it belongs to another configuration."
     path = Path(path); path.mkdir(parents=True, exist_ok=True)
     file, ours = path / 'config.json', json.loads(json.dumps(asdict(config)))
-    if file.exists() and (theirs := json.loads(file.read_text())) != ours:
+    if file.exists() and (theirs := _with_defaults(json.loads(file.read_text()), config)) != ours:
         changed = [k for k in ours if theirs.get(k) != ours[k]]
         raise ValueError(f'run folder {path} belongs to another configuration (differs in {", ".join(changed)}); choose another folder')
     write_json(file, config)
@@ -263,7 +268,8 @@ def main(argv: list[str] | None = None) -> None:
     if notebook in ('-h', '--help'): return print(main.__doc__)
     values = read_values(pairs)
     name = '-'.join([Path(notebook).stem] + [str(values[k]) for k in ('tier', 'seed') if k in values])
-    folder = Path(values.setdefault('run_dir', str(Path('runs', name).resolve())))
+    folder = Path(values.get('run_dir') or Path('runs', name)).resolve()
+    values['run_dir'] = str(folder)   # the notebook runs in its own folder
     folder.mkdir(parents=True, exist_ok=True)
     try: execute(notebook, values, folder / 'notebook.ipynb')
     except ValueError as error: sys.exit(f'error: {error}')

@@ -250,20 +250,21 @@ class StageTwo(Stage):
         return eps, sum(accepted) / max(1, len(accepted))
 
     def losses(self, eps: torch.Tensor, energies: list) -> Iterator[torch.Tensor]: # chain ends, shape (B, D)
-        "The loss of each part of data and chains over their number, spectral norms with the first; the mean energies (2,) of its data and negatives go to `energies`. Raises `Exploded` if they are too far apart."
-        c, k = self.config, self.config.accumulate
+        "The loss of each part of data and chains over their number, spectral norms with the first; the mean energies of data and negatives go to `energies` after the last. Raises `Exploded` if they are too far apart."
+        c, k, found = self.config, self.config.accumulate, []
         for i, (x, part) in enumerate(zip(self.batch().chunk(k), eps.chunk(k))):
             with torch.no_grad(): x_neg = self.vae.transform(self.vae.layout.center(part) if c.use_mean else part)
             loss, *e = ebm_loss(self.module, x, x_neg, c.energy_penalty, 0. if i else k * c.spectral, c.gradient_penalty)
-            energies.append(mean_over_ranks(torch.stack(e)))
-            gap = (energies[-1][0] - energies[-1][1]).item()
-            if not abs(gap) <= c.max_gap: raise Exploded(f'energy gap {gap:.1f} exceeds {c.max_gap} at update {self.done}')
+            found.append(torch.stack(e))
             yield loss / k
+        energies += mean_over_ranks(torch.stack(found).mean(0)).tolist()
+        gap = energies[0] - energies[1]
+        if not abs(gap) <= c.max_gap: raise Exploded(f'energy gap {gap:.1f} exceeds {c.max_gap} at update {self.done}')
 
     def step(self) -> dict:
         (eps, accepted), energies = self.chains(), []
         self.update(self.losses(eps, energies))
-        e_pos, e_neg = torch.stack(energies).mean(0).tolist()
+        e_pos, e_neg = energies
         # the last two are of this rank's chains, the energies means over ranks
         return {'e_pos': e_pos, 'e_neg': e_neg, 'accepted': accepted, 'eps_square': eps.square().mean().item()}
 
@@ -561,7 +562,9 @@ RELEASED = {
 class ImageStageTwo(StageTwo):
     "Train a residual energy of images against chains in the frozen VAE's noise space (Eq. 7, App. E)."
     def __init__(self, model: VAEBM, x, config: ImageStageTwoConfig, seed: int = 0, buffer_path=None): # as `StageTwo`
-        if config.bf16: self.dtype, model.energy.bf16 = torch.bfloat16, True
+        if config.bf16:
+            if not hasattr(model.energy, 'bf16'): raise ValueError(f'bf16 must be False for an energy that computes in float32 alone, got {type(model.energy).__name__}')
+            self.dtype, model.energy.bf16 = torch.bfloat16, True
         super().__init__(model, x, config, seed, buffer_path)
         self.ema = copy.deepcopy(model.energy).requires_grad_(False)
 
