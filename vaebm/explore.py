@@ -357,7 +357,7 @@ class Interpolation(Picture):
         self.nine = [_Nine(ax, images.shape[-1]) for ax in (a, b)]
         self.lines = [c.plot(self.t, 0 * self.t, color=COLORS[kind], ls=ls, marker='.', label=label)[0] for kind, ls, label in (('vaebm', '-', 'noise'), ('other', ':', 'pixels'))]
         self.mark = c.axvline(0, color=COLORS['vae'])
-        c.set(xlabel='position', ylabel='E(x) above the first, nats', ylim=(-60, 320)); c.legend(fontsize=8)
+        c.set(xlabel='position', ylabel='E(x) above the first, nats', ylim=(-80, 320)); c.legend(fontsize=8)
         self.keep(fig, *[part for nine in self.nine for part in (nine.image, nine.frame)], self.mark, *self.lines)
 
     @torch.no_grad()
