@@ -27,10 +27,10 @@ paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256: $(VENV)/.installed
 	$(BIN)/vaebm-run nbs/experiments/$(NOTEBOOK).ipynb tier=paper source=$(SOURCE) seed=$(SEED) run_dir=$(CURDIR)/runs/$(@:paper-%=%)-paper-$(SOURCE)-$(SEED)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab nbs/index.ipynb

@@ -17,8 +17,6 @@ from vaebm.plot import axes
 from vaebm.runs import message
 from vaebm.training import load_pretrained
 
-pytestmark = pytest.mark.xdist_group('explore')   # one worker: the explorers are made once
-
 ROOT = Path(__file__).parents[1]
 KINDS = [ChainByHand, TwoSpaces, Traversal, AlongChain, Interpolation, Playground]
 

@@ -299,8 +299,17 @@ def kill(process):
     process.wait()
 
 
+@pytest.fixture
+def one_thread():
+    "As many as the runs from the command line have: sums in another order are other numbers."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
-def test_a_run_that_is_killed_or_asked_to_end_ends_as_one_that_was_not(tmp_path):
+def test_a_run_that_is_killed_or_asked_to_end_ends_as_one_that_was_not(tmp_path, one_thread):
     "Killed in stage 2, then asked to end while it draws samples, then left alone; the other in one piece, in this process."
     whole, cut, env = tmp_path / 'whole', tmp_path / 'cut', environment(tmp_path)
     given = {'stage1': {'n_steps': 4}, 'stage2': {'n_steps': 60}, 'evaluation': {'n_samples': 8, 'judge_every': 30, 'judge_samples': 4}}

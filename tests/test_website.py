@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 PHONE = {'width': 400, 'height': 800}
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('website')]   # one worker: the site is built once
+pytestmark = pytest.mark.slow
 
 LOOK = """async () => {
     if (window.MathJax) await MathJax.startup.promise;
