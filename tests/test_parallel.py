@@ -275,7 +275,7 @@ def test_the_launcher_reports_how_training_ended(tmp_path, monkeypatch, capsys, 
 
 
 @pytest.mark.parametrize('words, text', [(['data=mnist'], "data must be one of cifar10, .*, got 'mnist'"), (['data=cifar10', 'tier=cpu'], "tier paper or smoke, got 'cifar10' and 'cpu'"),
-                                         (['data=celeba64', 'source=code'], 'source of celeba64'), (['data=celeba64', 'stage2={"steps": 3}'], "unknown parameter 'steps'")])
+                                         (['data=celeba64', 'source=code'], 'source of celeba64'), (['data=celeba64', 'stage2={"steps": 3}'], "unknown parameter 'steps'"), (['data=celeba64', 'ratio={"n_steps": 3}'], 'fields must be among seed, .*, got ratio')])
 def test_the_launcher_refuses_what_is_not_there(tmp_path, words, text):
     with pytest.raises(ValueError, match=text): launch.main([f'run_dir={tmp_path}/run', *words])
     assert not (tmp_path / 'run').exists()
