@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from .data import IMAGE_SETS, Images
 from .energy import ENERGY_NETWORKS, EnergyResNet, ebm_loss
 from .fast import fold
-from .layers import Cells, SpectralSum, batch_norm_penalty
+from .layers import SpectralSum, batch_norm_penalty, recompute_cells
 from .model import VAEBM
 from .nvae import NVAE
 from .runs import configure, read_weights
@@ -248,8 +248,7 @@ def _update_one(config, vae, n):
     "An update of the NVAE on n images."
     c, spectral, x = config.stage1, SpectralSum(vae, n_first=4), torch.empty(n, *vae.layout.shapes[0], device='meta')
     vae.train()
-    for m in vae.modules():
-        if isinstance(m, Cells): m.recompute = c.recompute
+    recompute_cells(vae, c.recompute)
     def losses():
         for i, part in enumerate(x.chunk(c.accumulate)): yield (0. if i else c.regularize * (spectral() + batch_norm_penalty(vae))) - vae.elbo(part, .5).mean()
     return _backward(vae, losses)

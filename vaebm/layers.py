@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WNConv2d', 'data_dependent_init', 'lip_swish', 'SqueezeExcite', 'FactorizedReduce', 'UpSkip', 'batch_norm',
-           'EncoderCell', 'DecoderCell', 'Cells', 'conv_matrices', 'SpectralSum', 'batch_norm_penalty',
-           'load_published']
+           'EncoderCell', 'DecoderCell', 'Cells', 'recompute_cells', 'conv_matrices', 'SpectralSum',
+           'batch_norm_penalty', 'load_published']
 
 # %% ../nbs/04_layers.ipynb #04layers003
 from contextlib import nullcontext
@@ -155,6 +155,11 @@ class Cells(nn.Sequential):
         for cell in self:
             x = checkpoint(cell, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda cell=cell: (nullcontext(), _SameStatistics(cell))) if self.recompute and self.training else cell(x)
         return x
+
+def recompute_cells(module: nn.Module, on: bool) -> None:
+    "Switch `recompute` of all `Cells` in `module`."
+    for m in module.modules():
+        if isinstance(m, Cells): m.recompute = on
 
 class _SameStatistics:
     "Leaves the running statistics of batch norms as they are; may be entered again, for a second backward pass."

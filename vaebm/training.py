@@ -308,7 +308,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from . import samplers
 from .fast import keep_memory
-from .layers import Cells, SpectralSum, batch_norm_penalty
+from .layers import SpectralSum, batch_norm_penalty, recompute_cells
 from .nvae import NVAE, NVAEConfig
 from .parallel import gathered, mean_over_ranks
 from .plot import axes, pictures, show
@@ -371,8 +371,7 @@ class ImageStageOne(Stage):
     def __init__(self, vae: NVAE, x, config: ImageStageOneConfig, seed: int = 0): # x: anything with `sample(n, generator)`, or a tensor
         keep_memory()
         vae.to(memory_format=torch.channels_last).train()
-        for m in vae.modules():
-            if isinstance(m, Cells): m.recompute = config.recompute
+        recompute_cells(vae, config.recompute)
         super().__init__(vae, x, config, seed, torch.optim.Adamax(vae.parameters(), config.lr, eps=1e-3, weight_decay=config.weight_decay))
         self.ema, self.spectral = copy.deepcopy(vae).eval().requires_grad_(False), SpectralSum(vae)
 
