@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vaebm.baselines import TABLES, AblationConfig, sweep
-from vaebm.runs import Paused, configure, message
+from vaebm.baselines import TABLES, row_config, sweep
+from vaebm.runs import Paused, message, run_folder
 
 ROOT = Path(__file__).parents[1]
 RUN = [sys.executable, '-c', 'from vaebm.runs import main; main()', str(ROOT / 'nbs' / 'experiments' / 'ablations.ipynb'), 'tier=smoke', 'seeds=1', 'only=VAE;VAEBM']
@@ -19,15 +19,14 @@ RUN = [sys.executable, '-c', 'from vaebm.runs import main; main()', str(ROOT / '
 
 @pytest.mark.parametrize('data', TABLES)
 def test_rows_are_configurations_that_differ(data):
-    base, rows = TABLES[data]
-    configs = [configure(configure(AblationConfig(), base), changes) for changes in rows.values()]
+    rows = TABLES[data][1]
+    configs = [row_config(data, row) for row in rows]
     assert len({repr(c) for c in configs}) == len(rows) >= 6
     assert {c.data for c in configs} == {data} and list(rows)[0] == 'VAE' and configs[0].stage2.n_steps == 0
 
 
 def test_rows_of_cifar10_are_those_of_appendix_f():
-    base, rows = TABLES['cifar10']
-    c = {name: configure(configure(AblationConfig(), base), changes) for name, changes in rows.items()}
+    c = {name: row_config('cifar10', name) for name in TABLES['cifar10'][1]}
     ours, on_x, gan = (c[name] for name in ('VAEBM', 'EBM on x', 'WGAN from VAE'))
     assert (ours.stage2.lr, ours.stage2.chain_steps, ours.stage2.kernel_options, ours.sample_steps, ours.stage2.replay) == (5e-5, 5, {'step_size': 8e-5}, 15, .6)
     assert (on_x.stage2.n_steps, on_x.stage2.lr, on_x.stage2.chain_steps, on_x.stage2.replay, on_x.sample_steps, on_x.norm) == (100_000, 1e-4, 60, .95, 150, 'spectral')
@@ -63,3 +62,13 @@ def test_the_driver_ends_before_the_next_row_when_asked(tmp_path):
     asked = iter([False, True])
     text = message(Paused, sweep, 'no notebook', [('VAE', 0), ('VAEBM', 0)], tmp_path, pause=lambda: next(asked), again='the same command')
     assert text == 'paused before VAEBM, seed 0; go on with\nthe same command'
+
+
+def test_a_finished_row_of_another_configuration_is_refused(tmp_path):
+    place = run_folder(tmp_path / 'VAE-0', row_config('pairs', 'VAE', {'stage2': {'lr': .1}}))
+    (place / 'metrics.json').write_text('{"metrics": {}}')
+    text = message(ValueError, sweep, 'no notebook', [('VAE', 0)], tmp_path)
+    assert 'belongs to another configuration (differs in stage2)' in text
+    run_folder(tmp_path / 'again' / 'VAE-0', row_config('pairs', 'VAE'))
+    (tmp_path / 'again' / 'VAE-0' / 'metrics.json').write_text('{"metrics": {}}')
+    assert sweep('no notebook', [('VAE', 0)], tmp_path / 'again') == [{'row': 'VAE', 'seed': 0, 'metrics': {}}]

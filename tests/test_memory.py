@@ -1,11 +1,13 @@
 """Batches in parts, cells computed twice, and energies in bfloat16: what must not change, does not."""
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from vaebm import nvae
+from vaebm.baselines import DecoderStage
 from vaebm.energy import EnergyResNet
 from vaebm.layers import Cells, data_dependent_init
 from vaebm.model import VAEBM
@@ -30,14 +32,17 @@ def stage_one(**options):
     return ImageStageOne(NVAE(SIZES), blobs(), ImageStageOneConfig(**{'n_steps': 40, 'batch_size': 8, 'warmup': 5, 'flip': True, 'noise': .03, 'kl_warmup': 0.} | options))
 
 
-def stage_two(**options):
+def stage_two(make=ImageStageTwo, **options):
     torch.manual_seed(0)
     vae, energy, data = NVAE(SIZES), EnergyResNet(4, 'd1 2'), blobs()
     with torch.no_grad(): vae.reconstruct(data)   # fills the running statistics
     data_dependent_init(energy, data)
     config = ImageStageTwoConfig(**{'n_steps': 40, 'batch_size': 8, 'buffer_size': 16, 'replay': .5, 'half_buffer': False, 'kernel_options': {'step_size': 1e-2}, 'chain_steps': 3, 'lr': 1e-3, 'noise': .03,
                                     'energy_penalty': .01, 'gradient_penalty': .01} | options)
-    return ImageStageTwo(VAEBM(vae.eval().requires_grad_(False), energy), data, config)
+    return make(VAEBM(vae.eval().requires_grad_(False), energy), data, config)
+
+
+def stage_with_decoder(**options): return stage_two(partial(DecoderStage, decoder_lr=1e-3), **options)
 
 
 def same_noise_for_parts(monkeypatch, stage, calls):
@@ -55,13 +60,15 @@ def steps(stage, n=4):
     start = copy.deepcopy(stage.module.state_dict())
     rows = []
     for stage.done in range(n): rows.append(stage.step())
-    return rows, {k: v - start[k] for k, v in stage.module.state_dict().items()}
+    moved = {k: v - start[k] for k, v in stage.module.state_dict().items()}
+    if hasattr(stage, 'decoder'): moved |= {f'decoder {i}': w.detach().clone() for i, w in enumerate(stage.decoder)}
+    return rows, moved
 
 
 def difference(a, b): return max((a[k] - b[k]).abs().max().item() for k in a)
 
 
-@pytest.mark.parametrize('make, calls', [(stage_one, 2), (stage_two, 3)])
+@pytest.mark.parametrize('make, calls', [(stage_one, 2), (stage_two, 3), (stage_with_decoder, 3)])
 @pytest.mark.parametrize('k', [2, 4])
 def test_parts_of_a_batch_are_the_whole(make, calls, k, double, monkeypatch):
     "Without batch statistics and balanced terms, stage 1 is exact; stage 2 always is."

@@ -14,43 +14,45 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from .experiment import PAPER, Extractor, ImageExperiment, Run, distance, preset, reference_statistics, splits_of, tailor, train_energy, train_vae
+from .experiment import PAPER, Extractor, ImageExperiment, Run, draw, launches, preset, reference_statistics, splits_of, tailor, train_energy, train_vae
 from .parallel import gathered, pause_when, rank, world_size
-from .runs import Paused, read_values, run_folder
+from .runs import Paused, environment, read_values, run_folder, write_json
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus018
 def _join() -> PartialState:
     "Join the ranks that a launcher has started, each with its device; they may wait six hours for one another."
     return PartialState(timeout=timedelta(hours=6))
 
-def _judge(config, splits, folder):
-    "The distance of images to the reference of a preset, as the notebooks of the runs take it."
-    extractor = Extractor(config.evaluation.extractor)
-    reference = reference_statistics(config, extractor, splits, folder)
-    return lambda images: distance(extractor, reference, images)
+def _enter(config, folder, again):
+    "Take the run folder, and note there who came."
+    run_folder(folder, config)
+    write_json(folder / 'launches.json', [*launches(folder), {'processes': world_size(), 'command': again, 'environment': environment()}])
 
 def train(config: ImageExperiment,  # whose batches and buffer are those of all ranks together
           folder: Path | str,       # run folder, the same for all ranks
           seconds: float = math.inf, # after which training pauses
           again: str = '',          # the command that goes on
           ) -> str:
-    "Both stages of a preset on this rank together with all others, in the folder in which its notebook goes on. Returns how stage 2 ended; raises `Paused` if there was a file STOP or the time was over, `RuntimeError` if stage 1 broke, `ValueError` if the folder belongs to another configuration, or processes and parts do not divide the batches."
+    "Both stages of a preset and its samples on this rank together with all others, in the folder in which its notebook goes on. Returns how stage 2 ended; raises `Paused` if there was a file STOP or the time was over, `RuntimeError` if stage 1 broke, `ValueError` if the folder belongs to another configuration, or processes and parts do not divide the batches."
     _join()
     folder = Path(folder)
-    if not rank(): run_folder(folder, config)
+    if not rank(): _enter(config, folder, again)
     run = Run(config, folder, again=again, stop=pause_when(folder, seconds))
     splits = None if rank() else splits_of(config, folder)   # prepared once
     gathered(None)
     splits = splits or splits_of(config, folder)
-    judge = None if rank() else _judge(config, splits, folder)   # if weights of features are missing, better to know now
+    extractor = Extractor(config.evaluation.extractor)   # if its weights are missing, better to know now
+    reference = None if rank() else reference_statistics(config, extractor, splits, folder)
     vae, *_ = train_vae(run, splits['train'])
-    return train_energy(run, vae, splits['train'], judge)[1]
+    model, status = train_energy(run, vae, splits['train'], extractor, reference)
+    if status == 'finished': draw(run, model)
+    return status
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus026
 FIELDS = 'seed', 'nvae', 'stage1', 'energy', 'stage2', 'evaluation'   # `data` is the preset's name here
 
 def main(argv: list[str] | None = None) -> None:
-    "Command line, on every rank: run_dir=FOLDER data=PRESET [tier=paper] [source=paper] [seconds=80000] [field=value ...]; fields are those of the notebooks of the runs but `data`: seed, nvae, stage1, energy, stage2, evaluation; values JSON. Trains both stages, and pauses if there is a file STOP in the folder or the seconds are over; the exit code is 1 if training stopped by itself."
+    "Command line, on every rank: run_dir=FOLDER data=PRESET [tier=paper] [source=paper] [seconds=80000] [field=value ...]; fields are those of the notebooks of the runs but `data`: seed, nvae, stage1, energy, stage2, evaluation; values JSON. Trains both stages, draws the samples, and pauses if there is a file STOP in the folder or the seconds are over; the exit code is 1 if training stopped by itself."
     argv = argv or sys.argv[1:]
     values = read_values(argv)
     if not {'run_dir', 'data'} <= values.keys(): sys.exit(main.__doc__)

@@ -188,7 +188,7 @@ def fit(stage: Stage,
         every: int = 250,               # updates between checkpoints
         progress: bool = True,          # show a progress bar
         until: int | None = None,       # pause at this update; by default go to the end
-        watch: Callable[[Stage], None] | None = None, # called at every checkpoint and at the end, on rank 0 alone: it must send no messages
+        watch: Callable[[Stage], None] | None = None, # called at every checkpoint and at the end, on every rank
         pause: Callable[[], bool] | None = None,      # asked before every update on rank 0: True pauses; see `pause_when`
         ) -> str:
     "Train, resuming from `path`; returns 'finished', 'paused ...', or why it 'stopped ...' with the last checkpoint restored."
@@ -199,7 +199,7 @@ def fit(stage: Stage,
     with tqdm(total=n_steps, initial=stage.done, disable=not (progress and first), desc=type(stage).__name__, mininterval=1) as bar:
         while stage.done < end and not asked():
             state = copy.deepcopy(stage.state_dict()) if stage.done % every == 0 else None
-            if state and watch and first: watch(stage)
+            if state and watch: watch(stage)
             try: row = stage.step()
             except Exploded as error:
                 stage.load_state_dict(good)
@@ -212,7 +212,7 @@ def fit(stage: Stage,
             stage.done += 1
             bar.update()
     if path: save_shares(path, stage.state_dict())
-    if watch and first: watch(stage)
+    if watch: watch(stage)
     return 'finished' if stage.done >= n_steps else f'paused at update {stage.done}'
 
 # %% ../nbs/08_two_stage.ipynb #08twostage036
@@ -310,7 +310,7 @@ from . import samplers
 from .fast import keep_memory
 from .layers import SpectralSum, batch_norm_penalty, recompute_cells
 from .nvae import NVAE, NVAEConfig
-from .parallel import gathered, mean_over_ranks
+from .parallel import gathered, mean_over_ranks, rank
 from .plot import axes, pictures, show
 from .runs import configure, read_weights, save_checkpoint, write_json
 
@@ -431,18 +431,23 @@ class ImageStageOne(Stage):
 
 # %% ../nbs/08b_image_stage_one.ipynb #08bimagestag020
 class Monitor:
-    "Watches a training on images: TensorBoard files, `samples.png` and `seconds.json` in its folder, and, with a judge, `judged.json` and `best.safetensors`."
+    "Watches a training on images: TensorBoard files, `samples.png` and `seconds.json` in its folder, and, with a judge, `judged.json` and `best.safetensors`. Of several ranks all judge, and rank 0 writes."
     def __init__(self, folder: Path | str, # run folder, created if absent
                  n: int = 16,              # samples per grid
-                 judge: Callable[[Stage], dict] | None = None): # figures of the weights now; the highest `score` is kept
+                 judge: Callable[[Stage], dict] | None = None): # figures of the weights now, on rank 0; the highest `score` is kept
         self.folder, self.n, self.judge, self.writer, self.place = Path(folder), n, judge, None, f'samples-{time.time_ns()}'
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / 'seconds.json'
         self.seconds, self.last = json.loads(file.read_text()) if file.exists() else 0., time.monotonic()
 
     def __call__(self, stage: Stage) -> None:
-        now = time.monotonic()
-        self.seconds += now - self.last
+        self.seconds += time.monotonic() - self.last   # judging and drawing are no training time
+        found = self.judge(stage) if self.judge else {}
+        if not rank(): self.report(stage, found)
+        self.last = time.monotonic()
+
+    def report(self, stage: Stage, found: dict) -> None:
+        "Write what there is to see."
         write_json(self.folder / 'seconds.json', self.seconds)
         first = self.writer is None
         if first:
@@ -451,20 +456,19 @@ class Monitor:
         for row in stage.history:
             if row['step'] >= self.next: self.write(row)
         self.next = stage.done
-        if self.judge: self.keep_best(stage)
+        if found: self.keep_best(stage, found)
         x = stage.sample(self.n, torch.Generator(stage.generator.device).manual_seed(0))
         self.writer.add_images('samples', x.clamp(0, 1), stage.done)
         self.writer.flush()
         fig, axs = axes([f'samples at update {stage.done:,}'], size=3.2)
         pictures(axs[0], x)
         show(fig, f'{self.n} samples at update {stage.done:,}.', self.folder / 'samples.png', self.place, update=not first)
-        self.last = time.monotonic()   # judging and drawing are no training time
 
-    def keep_best(self, stage: Stage) -> None:
-        "Judge the stage; of the highest finite score so far, keep the weights."
+    def keep_best(self, stage: Stage, found: dict) -> None:
+        "Of the highest finite score so far, keep the weights."
         file = self.folder / 'judged.json'
         rows = [r for r in (json.loads(file.read_text()) if file.exists() else []) if r['step'] < stage.done]   # a resumed run judges its checkpoint again
-        rows.append({'step': stage.done, **self.judge(stage)})
+        rows.append({'step': stage.done, **found})
         score = lambda r: r['score'] if math.isfinite(r['score']) else -math.inf
         if score(rows[-1]) > max(map(score, rows[:-1]), default=-math.inf): save_checkpoint(self.folder / 'best.safetensors', stage.weights())
         write_json(file, rows)
