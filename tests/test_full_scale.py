@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from vaebm import experiment
 from vaebm.data import IMAGE_SETS, Images, load_images
 from vaebm.energy import ENERGY_NETWORKS, EnergyResNet
-from vaebm.experiment import GPUS, PAPER, TIERS, Run, costs, describe, draw, fingerprint, images_of, plan, prepare, preset, read_lmdb, share_of, splits_of, tailor, tally, train_energy, train_vae, write_example
+from vaebm.experiment import GPUS, PAPER, TIERS, Extractor, Run, costs, describe, draw, fingerprint, images_of, plan, prepare, preset, read_lmdb, reference_statistics, share_of, splits_of, tailor, tally, train_energy, train_vae, write_example
 from vaebm.fast import published_step
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE
@@ -227,7 +227,7 @@ def test_samples_and_energies_of_other_weights_are_not_taken(tmp_path):
     assert not torch.equal(first, other) and torch.equal(draw(run, a).pixels, first)
     save_checkpoint(tmp_path / 'stage2.safetensors', {'done': 0})
     (tmp_path / 'stage2.vae.json').write_text(json.dumps(fingerprint(a.vae)))
-    with pytest.raises(CheckpointError, match=f'trained on the VAE {fingerprint(a.vae)}, got {fingerprint(b.vae)}'): train_energy(run, b.vae, Images((255 * x).byte()), None)
+    with pytest.raises(CheckpointError, match=f'trained on the VAE {fingerprint(a.vae)}, got {fingerprint(b.vae)}'): train_energy(run, b.vae, Images((255 * x).byte()), None, None)
 
 
 def test_a_stage_one_that_breaks_ends_the_run(tmp_path, monkeypatch):
@@ -326,8 +326,9 @@ def test_a_run_that_is_killed_or_asked_to_end_ends_as_one_that_was_not(tmp_path,
     assert process.returncode == 0 and 'go on with\nvaebm-run nbs/experiments/lsun64.ipynb tier=smoke' in out and not (cut / 'report.md').exists() and not (cut / 'STOP').exists()
     runs = [Run(config, folder) for folder in (whole, cut)]
     for run in runs:
-        images = splits_of(config, run.folder)['train']
-        model, _ = train_energy(run, train_vae(run, images)[0], images, lambda x: x.pixels.float().mean().item())
+        splits, extractor = splits_of(config, run.folder), Extractor(config.evaluation.extractor)
+        reference, images = reference_statistics(config, extractor, splits, run.folder), splits['train']
+        model, _ = train_energy(run, train_vae(run, images)[0], images, extractor, reference)
         draw(run, model)
     samples, = {p.relative_to(whole) for p in whole.glob('samples/*/000000.safetensors')}
     for part in ('stage2.safetensors', samples):

@@ -1,4 +1,5 @@
 """Two processes on the CPU train as one with twice the batch, stop together, and survive the death of one of them."""
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from vaebm.layers import data_dependent_init
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE, NVAEConfig
 from vaebm.parallel import gathered, load_shares, pause_when, rank, rank_file, save_shares, world_size
-from vaebm.runs import load_checkpoint, message, save_checkpoint
+from vaebm.runs import Paused, load_checkpoint, message, save_checkpoint
 from vaebm.training import ImageStageOne, ImageStageOneConfig, ImageStageTwo, ImageStageTwoConfig, fit
 
 EXPERIMENTS = Path(__file__).parents[1] / 'nbs' / 'experiments'
@@ -68,22 +69,27 @@ def finish(processes):
     assert [p.exitcode for p in processes] == [0] * len(processes)
 
 
-def draw_for_all(patch, generator):
-    "Every draw of `generator` is made for the batches of all ranks, and each rank takes its part: noise that does not depend on their number."
+def in_parts(n, k): return torch.arange(n).view(2, k, -1).transpose(0, 1).flatten()   # of a whole batch, such that k parts of it are those of two ranks together
+
+
+def draw_for_all(patch, generator, whole, k):
+    "Every draw of `generator` is made for the batches of all ranks, `whole` or their k-th parts, and each rank takes its share: noise that does not depend on their number."
     def sliced(draw, where):
         def f(*args, **options):
             if options.get('generator') is not generator: return draw(*args, **options)
             n, *rest = args[where] if isinstance(args[where], tuple) else args[where:]
-            return draw(*args[:where], (world_size() * n, *rest), **options)[rank() * n:(rank() + 1) * n].contiguous()
+            drawn = draw(*args[:where], (world_size() * n, *rest), **options)
+            if world_size() == 1: return drawn[in_parts(n, k)] if n == whole else drawn
+            return drawn[rank() * n:(rank() + 1) * n].contiguous()
         return f
     for name, where in (('randn', 0), ('rand', 0), ('randint', 1)): patch.setattr(torch, name, sliced(getattr(torch, name), where))
     patch.setattr(torch, 'randperm', lambda n, generator=None, device=None: torch.arange(n, device=device))
 
 
-def twenty_steps(folder, make, batch_size):
+def twenty_steps(folder, make, batch_size, options):
     with pytest.MonkeyPatch.context() as patch:
-        stage = make(batch_size)
-        draw_for_all(patch, stage.generator.manual_seed(0))
+        stage = make(batch_size, **options)
+        draw_for_all(patch, stage.generator.manual_seed(0), 8, options.get('accumulate', 1))
         assert fit(stage, progress=False, until=20) == 'paused at update 20'
     save_checkpoint(folder / f'{rank()}-of-{world_size()}.safetensors', stage.state_dict())
 
@@ -99,18 +105,30 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize('make', [stage_one, stage_two])
-def test_two_ranks_are_one_process_with_twice_the_batch(tmp_path, make, double):
-    processes = ranks(twenty_steps, tmp_path, make, 4)
-    twenty_steps(tmp_path, make, 8)
+@pytest.mark.parametrize('make, options', [(stage_one, {}), (stage_one, {'accumulate': 2}), (stage_one, {'recompute': True}), (stage_two, {}), (stage_two, {'accumulate': 2})])
+def test_two_ranks_are_one_process_with_twice_the_batch(tmp_path, make, options, double):
+    processes = ranks(twenty_steps, tmp_path, make, 4, options)
+    twenty_steps(tmp_path, make, 8, options)
     finish(processes)
     one, a, b = (load_checkpoint(tmp_path / f'{name}.safetensors') for name in ('0-of-1', '0-of-2', '1-of-2'))
     start = make(8).state_dict()
     for part in ('module', 'ema'):
         assert difference(a[part], b[part]) == 0
         assert difference(a[part], one[part]) < 1e-7 and difference(start[part], one[part]) > 1e-3
-    if make is stage_two: assert torch.allclose(torch.cat([a['buffer']['noise'], b['buffer']['noise']]), one['buffer']['noise'])
+    if make is stage_two: assert torch.allclose(torch.cat([a['buffer']['noise'], b['buffer']['noise']])[in_parts(8, options.get('accumulate', 1))], one['buffer']['noise'])
     assert all(abs(u[k] - v[k]) < 1e-6 for u, v in zip(a['history'], one['history']) for k in ('elbo', 'e_pos', 'e_neg') if k in u)
+
+
+@pytest.mark.parametrize('make', [stage_one, stage_two])
+def test_two_ranks_in_bfloat16_are_one_process_but_for_its_rounding(tmp_path, make):
+    "Weights of both ranks are the same bit for bit; those of one process differ by less than a twentieth of how far they moved."
+    processes = ranks(twenty_steps, tmp_path, make, 4, {'bf16': True})
+    twenty_steps(tmp_path, make, 8, {'bf16': True})
+    finish(processes)
+    one, a, b = (load_checkpoint(tmp_path / f'{name}.safetensors')['module'] for name in ('0-of-1', '0-of-2', '1-of-2'))
+    start = make(8).state_dict()['module']
+    norm = lambda u, v: sum((u[k] - v[k]).double().square().sum() for k in u if u[k].is_floating_point()) ** .5
+    assert difference(a, b) == 0 and norm(a, one) < .05 * norm(start, one)
 
 
 def blind(folder, make):
@@ -118,7 +136,7 @@ def blind(folder, make):
     stage = make(4)
     healthy = stage.batch
     stage.batch = lambda: healthy() * (float('nan') if rank() == 1 and stage.done == 6 else 1)
-    status = fit(stage, folder / 'stage.safetensors', 4, progress=False, watch=lambda s: (folder / f'watched by {rank()}').touch())
+    status = fit(stage, folder / 'stage.safetensors', 4, progress=False, watch=lambda s: open(folder / f'watched by {rank()}', 'a').write(f'{s.done} '))
     (folder / f'status {rank()}').write_text(status)
 
 
@@ -128,7 +146,7 @@ def test_what_one_rank_sees_stops_all(tmp_path, make):
     status = (tmp_path / 'status 0').read_text()
     assert status.startswith('stopped: ') and 'at update 6; weights of update 4 restored' in status
     assert (tmp_path / 'status 1').read_text() == status
-    assert (tmp_path / 'watched by 0').exists() and not (tmp_path / 'watched by 1').exists()
+    assert [(tmp_path / f'watched by {r}').read_text() for r in (0, 1)] == ['0 4 '] * 2
     assert make is stage_two or 'the output of stem is not finite' in status, status
 
 
@@ -239,6 +257,66 @@ def test_shares_of_ranks_that_have_left_are_not_taken_up_again(tmp_path, between
     assert not list(tmp_path.glob('*.rank2.*'))
     finish(ranks(is_refused, tmp_path, n=3))
     finish(ranks(resumes_at, tmp_path, 12) if between == 2 else ranks(is_refused, tmp_path))
+
+
+HQ = {'stage1': {'n_steps': 2}, 'stage2': {'n_steps': 4}, 'evaluation': {'judge_samples': 10, 'judge_every': 2, 'n_samples': 14}}
+
+
+def look_and_draw(folder):
+    "Looks at an untrained stage 2, and samples of its product; every rank says what it has drawn."
+    config = tailor(preset('celebahq256', 'smoke'), HQ)
+    images = experiment.splits_of(config, folder / 'images')   # made beforehand
+    extractor, model = experiment.Extractor(config.evaluation.extractor), experiment.build_vaebm(config.model, experiment.build_nvae(config.model)[0].eval(), images['train'][:8])
+    stage = ImageStageTwo(model, images['train'], experiment.share_of(config.model, world_size()).stage2)
+    reference = None if rank() else experiment.reference_statistics(config, extractor, images, folder / 'images')
+    found, drawn = experiment._look(config, stage, extractor, reference), experiment.draw(Run(config, folder / f'{world_size()}'), model)
+    (folder / f'{rank()}-of-{world_size()}.json').write_text(json.dumps({'look': found, 'samples': drawn and drawn.pixels.tolist()}))
+
+
+def test_looks_and_samples_do_not_depend_on_the_number_of_ranks(tmp_path):
+    config = tailor(preset('celebahq256', 'smoke'), HQ)
+    experiment.splits_of(config, tmp_path / 'images')
+    for n in (1, 2): finish(ranks(look_and_draw, tmp_path, n=n))
+    one, a, b = (json.loads((tmp_path / f'{name}.json').read_text()) for name in ('0-of-1', '0-of-2', '1-of-2'))
+    assert b == {'look': {}, 'samples': None} and len(one['samples']) == 14 and one['look']['distance'] == -one['look']['score'] > 0
+    assert a == one
+
+
+def launched(folder):
+    end = launch.train(tailor(preset('celebahq256', 'smoke'), HQ), folder, again='the same')
+    (folder / f'rank {rank()}').write_text(end)
+
+
+def test_a_run_of_two_ranks_is_taken_over_by_one_process(tmp_path, monkeypatch):
+    "It finds both stages and all samples, and neither trains, nor looks, nor draws."
+    finish(ranks(launched, tmp_path))
+    assert [(tmp_path / f'rank {r}').read_text() for r in (0, 1)] == ['finished'] * 2
+    assert [row['step'] for row in json.loads((tmp_path / 'judged.json').read_text())] == [0, 2, 4]
+    config, samples = tailor(preset('celebahq256', 'smoke'), HQ), sorted(tmp_path.glob('samples/*/*.safetensors'))
+    run, dates = Run(config, tmp_path), [p.stat().st_mtime_ns for p in samples]
+    images = experiment.splits_of(config, tmp_path)['train']
+    for name in ('ImageStageTwo', '_look'): monkeypatch.setattr(experiment, name, None)
+    vae, *_ = experiment.train_vae(run, images)
+    model, status = experiment.train_energy(run, vae, images, None, None)
+    assert status == 'finished' and len(experiment.draw(run, model)) == 14 and [p.stat().st_mtime_ns for p in samples] == dates and len(dates) == 4
+    best = load_checkpoint(tmp_path / 'best.safetensors')
+    assert all(torch.equal(v, best[k]) for k, v in model.energy.state_dict().items())
+    assert [(leg['processes'], leg['command']) for leg in experiment.launches(tmp_path)] == [(2, 'the same')]
+
+
+def asks_to_end(folder):
+    "In the second round of parts: rank 0 is asked, both end."
+    config, asked = tailor(preset('celebahq256', 'smoke'), HQ), iter([False, True])
+    vae = experiment.build_nvae(config.model)[0].eval()
+    model = experiment.build_vaebm(config.model, vae, torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    run = Run(config, folder, again='the same', stop=lambda: next(asked) if not rank() else pytest.fail('rank 1 was asked'))
+    (folder / f'rank {rank()}').write_text(message(Paused, experiment.draw, run, model))
+
+
+def test_all_ranks_end_drawing_when_one_is_asked(tmp_path):
+    finish(ranks(asks_to_end, tmp_path))
+    assert {(tmp_path / f'rank {r}').read_text() for r in (0, 1)} == {'paused before part 2 of the samples; go on with\nthe same'}
+    assert len(list(tmp_path.glob('samples/*/*.safetensors'))) == 2
 
 
 def test_each_stage_is_freed_before_the_next_is_built(tmp_path, monkeypatch):

@@ -53,10 +53,10 @@ class DigitPairs:
         x = self.draw(n, generator)[0]
         return x + self.noise * torch.randn(x.shape, generator=generator)
 
+# %% ../nbs/13_ablations.ipynb #13ablations006b
 def colour(images: torch.Tensor) -> torch.Tensor: # shape (n, C, H, W), at most three channels
     "Missing channels black, shape (n, 3, H, W): pairs of digits are red and green."
     return F.pad(images, [0, 0, 0, 0, 0, 3 - images.shape[1]])
-
 
 # %% ../nbs/13_ablations.ipynb #13ablations009
 class PairJudge:
@@ -114,6 +114,7 @@ class PairVAE(MLPVAE):
         "Images of the VAE alone, shape (n, 2, 16, 16): the means of p(x|z), clamped to [0, 1]."
         return self.transform(self.layout.center(torch.randn(n, self.layout.size, generator=generator, device=generator.device if generator else None))).clamp(0, 1)
 
+# %% ../nbs/13_ablations.ipynb #13ablations021b
 def _load_pairs(entry, state):
     vae = PairVAE(learned=entry.get('learned', False))
     vae.load_state_dict(state)
@@ -158,6 +159,7 @@ def generative(vae: nn.Module) -> list[nn.Parameter]:
     for w, g in zip(weights, grads): w.requires_grad_(g is not None)
     return [w for w in weights if w.requires_grad]
 
+# %% ../nbs/13_ablations.ipynb #13ablations039b
 class DecoderStage(ImageStageTwo):
     "Train the energy and, after each of its updates, the decoder, to lower the energy of the VAE's samples (App. C, Eq. 21); with chains of no steps this is a WGAN that begins at the VAE (Sec. 5.2)."
     def __init__(self, model: VAEBM, x, config, seed: int = 0, # as `ImageStageTwo`
@@ -223,6 +225,7 @@ def plain_conv(c_in: int, c_out: int, kernel: int, bias: bool = True) -> nn.Conv
 NORMS = {'weight': WNConv2d, 'none': plain_conv, 'spectral': lambda *args, **kw: spectral_norm(plain_conv(*args, **kw))}
 ACTIVATIONS = {'swish': lip_swish, 'leaky': partial(F.leaky_relu, negative_slope=.2)}
 
+# %% ../nbs/13_ablations.ipynb #13ablations058b
 class PlainEnergy(nn.Module):
     "An `EnergyResNet` with other convolutions or another activation; it has no fast path."
     def __init__(self, width: int, blocks: str, # as in `EnergyResNet`
@@ -261,6 +264,7 @@ class AblationConfig:
     stage2: ImageStageTwoConfig = field(default_factory=ImageStageTwoConfig)
     sample_steps: int = 8     # kernel steps of a test-time chain
 
+# %% ../nbs/13_ablations.ipynb #13ablations081b
 METHODS = {'noise': ImageStageTwo, 'decoder': DecoderStage, 'pixels': PixelStage, 'pixels_from_vae': PixelStage, 'released': ReleasedStage}
 
 # %% ../nbs/13_ablations.ipynb #13ablations082
@@ -339,6 +343,7 @@ class Setting(NamedTuple):
     vae: nn.Module
     judge: object       # images (n, C, H, W) -> dict of figures
 
+# %% ../nbs/13_ablations.ipynb #13ablations082eb
 class FeatureJudge:
     "Judge photographs: Frechet distance in EfficientNet-lite0's features from published statistics, and the score of its classes."
     def __init__(self, name: str): self.features, self.reference = EfficientNetFeatures(), load_statistics(name) # a key of the manifest
@@ -348,6 +353,7 @@ class FeatureJudge:
         f = torch.cat([self.features(part.clamp(0, 1)) for part in images.split(250)])
         return {'frechet': feature_distance(self.reference, f), 'score': inception_score(self.features.logits(f)), 'n': len(images)}
 
+# %% ../nbs/13_ablations.ipynb #13ablations082ec
 def setting(config: 'AblationConfig', generator: torch.Generator, # of the judge's reference
             n: int = 10_000) -> Setting:                          # images of that reference
     "Data, VAE and judge of a row; raises `ValueError` for unknown data."
@@ -403,6 +409,7 @@ def summary(found: list[dict], row: str, key: str) -> tuple[float, float]: # as 
 
 COLUMNS = {'frechet': ('Fréchet distance', 18, 2), 'score': ('score', 15, 2), 'modes': ('modes', 15, 1), 'kl': ('KL', 16, 3), 'share_kl': ('share KL', 16, 3), 'confidence': ('confidence', 16, 3)}
 
+# %% ../nbs/13_ablations.ipynb #13ablations091b
 def table(found: list[dict]) -> str: # as `sweep` returns them
     "One line per row: its figures, means over seeds ± standard errors where there are several."
     shown = {key: column for key, column in COLUMNS.items() if key in found[0]['metrics']}

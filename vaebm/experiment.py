@@ -37,6 +37,7 @@ class DataConfig:
     n_test: int = 10_000
     bits: int = 8            # per channel, of the images that the VAE sees
 
+# %% ../nbs/14_full_scale.ipynb #14full007b
 @dataclass(frozen=True)
 class EvaluationConfig:
     "What is drawn from the model, how it is judged, and which weights are kept."
@@ -60,6 +61,7 @@ class ImageExperiment:
     model: VAEBMConfig = field(default_factory=VAEBMConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
+# %% ../nbs/14_full_scale.ipynb #14full008b
 @dataclass(frozen=True)
 class PointExperiment:
     "All that decides a run on 2-D points."
@@ -115,7 +117,7 @@ PAPER = {   # layers (source, overrides), the later ones on top; the source '' i
     'celeba64': _stage_one('celeba64', 90, warmup=1) + _stage_two(SIZES_64, 'celeba64', 'celeba64', 20),
     'lsun64': _stage_one('church64', 116, OWN, warmup=1) + _stage_two(SIZES_64, 'lsun64_paper', 'lsun64', 20),
     'celebahq256': _stage_one('celebahq256', 300, batch=64, lr=6e-3) + _stage_two(SIZES_HQ, 'celebahq256_paper', 'celebahq256', 24)
-                   + [(OWN, {'model': {'stage1': {'regularize': .01}}, 'evaluation': {'batch_size': 16}}), (COMMAND, {'data': {'bits': 5}}), ('App. E', HQ_SAMPLES)],
+                   + [(OWN, {'model': {'stage1': {'regularize': .01}}, 'evaluation': {'batch_size': 4}}), (COMMAND, {'data': {'bits': 5}}), ('App. E', HQ_SAMPLES)],
 }
 ON_TOP = {   # of the paper's layers, for source 'released'
     name: [('released command', {'model': {'stage2': changes} | ({'energy': ENERGY_NETWORKS[f'{name}_released']} if f'{name}_released' in ENERGY_NETWORKS else {})})]
@@ -138,6 +140,7 @@ def _layers(name: str, tier: str, source: str) -> list:
     if tier == 'cpu': return [('data set', _data(data)), _record(name), (OWN, {'evaluation': own})]
     return [('', {'model': {'tier': tier}}), *PAPER[name], *(ON_TOP[name] if source == 'released' else []), *([(OWN, SMOKE)] if tier == 'smoke' else [])]
 
+# %% ../nbs/14_full_scale.ipynb #14full013b
 def _record(name: str) -> tuple:
     "The layer of the course's own run, as its weights record it."
     return f'{OWN}, weights {RECORDS[name]}', {'model': read_weights(RECORDS[name])[0]['config']}
@@ -177,6 +180,7 @@ def _leaves(node, given=None, path='') -> dict:
         found |= _leaves(value, inner, name + '.') if is_dataclass(value) else {name: value}
     return found
 
+# %% ../nbs/14_full_scale.ipynb #14full017b
 def describe(config: ImageExperiment | PointExperiment) -> list[Row]:
     "Print and return every value of a preset with its source; what differs from the preset was 'given'."
     before, table = preset(config.name, config.tier, config.source), SOURCES[type(config)]
@@ -245,6 +249,7 @@ def _backward(module: nn.Module, losses: Callable[[], Iterator[torch.Tensor]]) -
         for loss in losses(): loss.backward()
     return update
 
+# %% ../nbs/14_full_scale.ipynb #14full027b
 def _update_one(config, vae, n):
     "An update of the NVAE on n images."
     c, spectral, x = config.stage1, SpectralSum(vae, n_first=4), torch.empty(n, *vae.layout.shapes[0], device='meta')
@@ -303,6 +308,7 @@ def work(config: ImageExperiment, flops: dict) -> dict: # flops as `costs` gives
     return {'stage 1': m.stage1.n_steps * flops['stage 1'], 'stage 2': m.stage2.n_steps * flops['stage 2'],
             'looks': looks * e.judge_samples * flops['sample'], 'samples': e.n_samples * flops['sample']}
 
+# %% ../nbs/14_full_scale.ipynb #14full032d
 def gpu_hours(flops: float, gpu: str, # key of `GPUS`
               utilisation: float = .3, # share of the peak that is reached
               bits: int = 32) -> float:
@@ -339,6 +345,7 @@ def speed(config: ImageExperiment, # a reduced one
     two = ImageStageTwo(build_vaebm(m, one.ema.cpu(), x[:16]).to(where), x, m.stage2)
     return {name: flops[name] / median(_seconds(stage, rounds)) for name, stage in (('stage 1', one), ('stage 2', two))}
 
+# %% ../nbs/14_full_scale.ipynb #14full037b
 def _seconds(stage, rounds):
     "Of each update after the first."
     seconds = []
@@ -404,6 +411,7 @@ class FewBits(Images):
 # %% ../nbs/14c_runs.ipynb #14cruns048
 CROPS = {'celeba64': 140}   # side of the central square, where it is not the largest; a usual choice, the paper names none
 
+# %% ../nbs/14c_runs.ipynb #14cruns048b
 def prepare(name: str,           # key of `IMAGE_SETS`
             split: str,
             size: int,           # height and width wanted
@@ -424,6 +432,7 @@ def prepare(name: str,           # key of `IMAGE_SETS`
     os.replace(aside, file)
     return file
 
+# %% ../nbs/14c_runs.ipynb #14cruns048c
 def _check_shape(images, expected, where):
     if images.pixels.shape != expected: raise ValueError(f'{where} must hold images of shape {expected}, got {tuple(images.pixels.shape)}')
 
@@ -459,6 +468,7 @@ def write_example(name: str, split: str, n: int, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(folder / f'{name}_{split}.npz', images=np.stack([np.asarray(image) for image in images]))
 
+# %% ../nbs/14c_runs.ipynb #14cruns050b
 def _write_lmdb(place, images):
     import lmdb
     place.mkdir(parents=True, exist_ok=True)
@@ -485,6 +495,7 @@ class CoarseFeatures(nn.Module):
 
     def logits(self, features: torch.Tensor) -> torch.Tensor: return features
 
+# %% ../nbs/14c_runs.ipynb #14cruns056b
 class InceptionFeatures(nn.Module):
     "The 2,048 features of the FID network (B, 2048), through the package torch-fidelity; raises `ImportError` or `FileNotFoundError` with what to get."
     FILE = 'weights-inception-2015-12-05-6726825d.pth'
@@ -548,6 +559,7 @@ class Run:
 
     def paused(self, where: str) -> Paused: return Paused(f'{where}; go on with\n{self.again}')
 
+# %% ../nbs/14c_runs.ipynb #14cruns061ab
 def open_run(notebook: str, given: dict, # name of an experiment, its parameters; `name` is the preset, by default that of the notebook's name
              ) -> Run:
     "The run that a notebook's parameters ask for, in its folder; raises `ValueError` for parameters that are not allowed, or a folder of another configuration."
@@ -581,6 +593,7 @@ def train_vae(run: Run, images: Images) -> tuple[NVAE, str, str]:
     _training_figure(stage, {'elbo': ('bound', 'nats per image'), 'penalty': ('weighted penalty', '')}, 'vae', place / 'training.png')
     return stage.ema, status, save_checkpoint(place / 'weights.safetensors', stage.weights())
 
+# %% ../nbs/14c_runs.ipynb #14cruns062b
 def _training_figure(stage, titles, kind, path): # titles: {key: (title, unit)}
     rows = stage.history
     fig, axs = axes([title for title, _ in titles.values()], size=3)
@@ -615,6 +628,7 @@ def _look(config, stage, extractor, reference):
     d = feature_distance(reference, torch.cat([parts[k] for k in sorted(parts)]))
     return {'distance': d, 'score': -d}
 
+# %% ../nbs/14c_runs.ipynb #14cruns063ab
 def _stage_two(run, model, images, judge):
     "Train the energy of `model`, and say how that ended; the weights of the best look are in a file."
     m, folder = run.config.model, run.folder
@@ -715,6 +729,7 @@ def write_report(run: Run, metrics: dict) -> str: # as `evaluate` gives them, wi
     write_atomic(run.folder / 'report.md', '\n'.join(lines).encode())
     return '\n'.join(lines)
 
+# %% ../nbs/14c_runs.ipynb #14cruns071b
 def launches(folder: Path) -> list[dict]: # run folder
     "What was started in it on several processes: their number, the command, the environment."
     file = folder / 'launches.json'

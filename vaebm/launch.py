@@ -28,6 +28,7 @@ def _enter(config, folder, again):
     run_folder(folder, config)
     write_json(folder / 'launches.json', [*launches(folder), {'processes': world_size(), 'command': again, 'environment': environment()}])
 
+# %% ../nbs/14b_many_gpus.ipynb #manygpus018b
 def train(config: ImageExperiment,  # whose batches and buffer are those of all ranks together
           folder: Path | str,       # run folder, the same for all ranks
           seconds: float = math.inf, # after which training pauses

@@ -47,6 +47,7 @@ def from_rank_0(x: torch.Tensor) -> torch.Tensor: # same shape on all ranks
     distributed.broadcast(x, 0)
     return x
 
+# %% ../nbs/parallel.ipynb #parallel011b
 def gathered(x) -> list: # anything that can be pickled
     "The `x` of every rank, in order, on all of them."
     if world_size() == 1: return [x]
@@ -118,6 +119,7 @@ def _remove_ranks_from(n: int, path: Path) -> None:
     for file in path.parent.glob(f'{glob.escape(start)}[0-9]*'):
         if int(file.name[len(start):].split('.')[0]) >= n: file.unlink()
 
+# %% ../nbs/parallel.ipynb #parallel025b
 def save_shares(path: Path | str, # the common file, in a folder that all ranks see
                 state: dict,      # of a stage, with the update `done`
                 ) -> None:
@@ -142,6 +144,7 @@ def _files(path: Path, r: int) -> dict:
     file = rank_file(path, r)
     return {_update_of(f): f for f in (_before(file), file) if f.exists()}
 
+# %% ../nbs/parallel.ipynb #parallel026b
 def load_shares(path: Path | str) -> dict | None:
     "This rank's state at the newest update that all ranks have, None if there is none; newer files are dropped. Raises `ValueError` if a rank has none although rank 0 is beyond the first update."
     path = Path(path)
