@@ -629,7 +629,7 @@ def _look(config, stage, extractor, reference):
     return {'distance': d, 'score': -d}
 
 # %% ../nbs/14c_runs.ipynb #14cruns063ab
-def _stage_two(run, model, images, judge):
+def _fit_energy(run, model, images, judge):
     "Train the energy of `model`, and say how that ended; the weights of the best look are in a file."
     m, folder = run.config.model, run.folder
     stage = ImageStageTwo(model, images, share_of(m, world_size()).stage2, m.seed)
@@ -648,7 +648,7 @@ def train_energy(run: Run, vae: NVAE, images: Images,
     if not rank(): _claim(folder, vae)
     model = build_vaebm(m, vae.cpu(), images.sample(5 * m.stage2.batch_size, torch.Generator().manual_seed(40_000 + m.seed))).to(device())
     ended = end.exists() and (folder / 'stage2.safetensors').exists()
-    status = json.loads(end.read_text()) if ended else _stage_two(run, model, images, lambda stage: _look(run.config, stage, extractor, reference))
+    status = json.loads(end.read_text()) if ended else _fit_energy(run, model, images, lambda stage: _look(run.config, stage, extractor, reference))
     best = load_checkpoint(folder / 'best.safetensors')
     model.energy.load_state_dict(best)
     if not rank():
