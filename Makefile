@@ -39,10 +39,10 @@ docs: $(VENV)/.installed
 	$(BIN)/python docs/build.py
 
 explore: $(VENV)/.installed
-	$(BIN)/voila nbs/15_explore.ipynb
+	$(BIN)/voila nbs/15_explore.ipynb --TagRemovePreprocessor.remove_cell_tags=lab-only
 
 export: $(VENV)/.installed
-	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python -c "from vaebm.explore import strip_views; strip_views('nbs')"
+	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python docs/strip_views.py
 
 clean:
 	rm -rf $(VENV) _site build dist *.egg-info .pytest_cache .ruff_cache

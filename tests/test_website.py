@@ -1,4 +1,5 @@
 """The website builds without a warning, its links resolve, its pictures are described, and a browser shows every page without a request to another host."""
+import json
 import re
 import subprocess
 import sys
@@ -147,15 +148,23 @@ def test_a_browser_shows_every_page_also_on_a_phone(browse, pages):
     assert not problems and formulas > 500
 
 
-def test_folded_cells_show_their_code_on_demand(browse, pages):
-    for name, n in (('index.html', 9), ('15_explore.html', 1)):
-        tab, *_ = browse(name)
-        cells = tab.locator('div.cell.tag_hide-input')
-        assert cells.count() == n
-        code, button = cells.first.locator('.cell_input pre'), cells.first.locator('summary').first
-        assert not code.is_visible() and cells.first.locator('.cell_output').count() == (name == 'index.html')
-        button.click()
-        assert code.is_visible()
+def is_folded(cell): return 'hide-input' in cell['metadata'].get('tags', []) or cell['metadata'].get('jupyter', {}).get('source_hidden', False)
+
+
+def test_cells_folded_in_notebooks_are_folded_on_the_site(site):
+    for path in (ROOT / 'nbs').glob('*.ipynb'):
+        wanted = sum(is_folded(cell) for cell in json.loads(path.read_text(encoding='utf-8'))['cells'])
+        assert (site / f'{path.stem}.html').read_text(encoding='utf-8').count('tag_hide-input') == wanted, path.stem
+        assert wanted or path.stem not in ('index', '15_explore')
+
+
+def test_code_of_folded_cells_is_shown_on_demand_and_their_output_always(browse):
+    tab, *_ = browse('index.html')
+    cell = tab.locator('div.cell.tag_hide-input:has(.cell_output table)').first
+    code = cell.locator('.cell_input pre')
+    assert cell.locator('table').is_visible() and not code.is_visible()
+    cell.locator('summary').click()
+    assert code.is_visible()
 
 
 def test_search_finds_the_replay_buffer_in_chapter_02(browse):
