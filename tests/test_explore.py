@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from vaebm import explore
-from vaebm.explore import AlongChain, Canvas, ChainByHand, Explorer, Interpolation, Picture, Playground, Traversal, TwoSpaces, as_png, chains_in, read_upload, redraw_times, slerp
+from vaebm.explore import AlongChain, Canvas, ChainByHand, Chains, Explorer, Interpolation, Picture, Playground, Traversal, TwoSpaces, as_png, chains_in, read_upload, redraw_times, slerp
 from vaebm.metrics import along_chains
 from vaebm.plot import axes
 from vaebm.runs import message
@@ -122,6 +122,12 @@ def test_both_spaces_hold_the_same_chains():
         noise, data, accepted = chains_in(space, .3)
         assert noise.shape == data.shape == (61, 200, 2) and len(accepted) == 61
         assert torch.allclose(explore.to_data(noise[40], .3), data[40], atol=1e-5)
+
+
+def test_unknown_names_are_refused():
+    assert message(ValueError, chains_in, 'space', .3) == "space must be one of noise space, data space, got 'space'"
+    assert message(ValueError, Chains('ring', 1).step, 'NUTS', .1, 1.).startswith('sampler must be one of Langevin, MALA,')
+    assert message(ValueError, Chains('well', 1).step, 'MALA', .1, 1.).startswith('energy must be one of two wells,')
 
 
 def test_only_the_chosen_group_is_turned():

@@ -155,20 +155,25 @@ ENERGIES = {'two wells': lambda x: (x[:, 0] ** 2 - 4) ** 2 / 8 + x[:, 1] ** 2 / 
 SAMPLERS = {'Langevin': langevin, 'MALA': mala, 'pCN-Langevin': partial(pcn_langevin, adjust=True), 'underdamped': lambda eta: underdamped(math.sqrt(eta)),
             'HMC': lambda eta: hmc(math.sqrt(eta)), 'independence': lambda eta: independence()}
 
+def _choice(argument: str, name: str, options: dict):
+    if name not in options: raise ValueError(f'{argument} must be one of {", ".join(options)}, got {name!r}')
+    return options[name]
+
 # %% ../nbs/15_explore.ipynb #15explore017c
 LIMIT = 4.5   # of both axes
 
 def boltzmann(energy: str,        # a key of `ENERGIES`
               temperature: float) -> torch.Tensor:
-    "Share of the density exp(-E/temperature) in each of 120 x 120 squares that tile [-4.5, 4.5] x [-4.5, 4.5], first index x1."
+    "Share of the density exp(-E/temperature) in each of 120 x 120 squares that tile [-4.5, 4.5] x [-4.5, 4.5], first index x1; raises `ValueError` for unknown energies."
     side = (torch.arange(120) + .5) / 60 * LIMIT - LIMIT
-    return torch.softmax(-ENERGIES[energy](torch.cartesian_prod(side, side)) / temperature, 0).view(120, 120)
+    E = _choice('energy', energy, ENERGIES)(torch.cartesian_prod(side, side))
+    return torch.softmax(-E / temperature, 0).view(120, 120)
 
 def _bins(density: torch.Tensor) -> np.ndarray: return density.sum(1).view(24, 5).sum(1).numpy()
 
 # %% ../nbs/15_explore.ipynb #15explore017f
 class Chains:
-    "n chains on one of the `ENERGIES` that start at (-2, 0)."
+    "n chains on one of the `ENERGIES` that start at (-2, 0); raises `ValueError` for unknown energies and samplers."
     def __init__(self, energy: str, n: int):
         self.energy, self.state, self.settings, self.steps, self.accepted = energy, None, None, 0, 1.
         self.eps, self.generator = torch.tensor([[-2., 0.]]).repeat(n, 1), torch.Generator().manual_seed(0)
@@ -176,7 +181,8 @@ class Chains:
 
     def step(self, sampler: str, step_size: float, temperature: float, n: int = 1) -> None: # n: number of steps
         "Move all chains."
-        kernel, potential = SAMPLERS[sampler](step_size), lambda x: ENERGIES[self.energy](x) / temperature
+        kernel, E = _choice('sampler', sampler, SAMPLERS)(step_size), _choice('energy', self.energy, ENERGIES)
+        def potential(x): return E(x) / temperature
         if self.settings != (sampler, step_size, temperature): self.state, self.settings = kernel.init(self.eps, potential), (sampler, step_size, temperature)
         for _ in range(n):
             self.state, info = kernel.step(self.state, potential, self.generator)
@@ -286,9 +292,9 @@ def chains_in(space: str,            # 'noise space' or 'data space'
               scale: float,
               n: int = 200,          # number of chains
               step_size: float = .1) -> tuple[torch.Tensor, torch.Tensor, list]:
-    "Noise (61, n, 2) and data (61, n, 2) of chains of 60 MALA steps that run in one of the spaces, and the share accepted up to each step."
+    "Noise (61, n, 2) and data (61, n, 2) of chains of 60 MALA steps that run in one of the spaces, and the share accepted up to each step; raises `ValueError` for other spaces."
     eps = torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
-    potential, start, across = {'noise space': (noise_potential, eps, to_data), 'data space': (data_potential, to_data(eps, scale), to_noise)}[space]
+    potential, start, across = _choice('space', space, {'noise space': (noise_potential, eps, to_data), 'data space': (data_potential, to_data(eps, scale), to_noise)})
     path, accepted = [start], []
     def record(d): path.append(d['state'].eps); accepted.append(d['info'].accepted.mean().item())
     run(mala(step_size), partial(potential, scale=scale), start, 60, torch.Generator().manual_seed(1), record)
@@ -306,7 +312,8 @@ class TwoSpaces(Picture):
                  step_size: float = .1):
         self.n, self.step_size = n, step_size
         scales, spaces = self.controls['decoder_scale'], self.controls['chain_in']
-        self.runs, self.exact = {(scale, space): chains_in(space, scale, n, step_size) for scale in scales for space in spaces}, {scale: densities(scale) for scale in scales}
+        self.runs = {(scale, space): chains_in(space, scale, n, step_size) for scale in scales for space in spaces}
+        self.exact = {scale: densities(scale) for scale in scales}
         fig, (left, right) = axes(spaces, size=3.8)
         self.planes = Plane(left, 4., r'$\epsilon_z$', r'$\epsilon_x$'), Plane(right, 4., 'z', 'x')
         self.canvas = Canvas(fig, *self.planes)
