@@ -1,4 +1,4 @@
-# make run: the main job (two-stage training on its embedded default).  make test: notebooks and tests, the longest excepted, which make test-slow runs.  make bench: what the fast path gains on this machine.  make paper-NAME: the paper's runs, days on a GPU.
+# make run: the main job (two-stage training on its embedded default).  make test: notebooks and tests, the longest excepted, which make test-slow runs.  make bench: what the fast path gains on this machine.  make course: how long all pages take.  make paper-NAME: the paper's runs, days on a GPU.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -6,7 +6,7 @@ TIER   ?= cpu
 SEED   ?= 0
 SOURCE ?= paper
 
-.PHONY: run bench test test-slow lab explore docs export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
+.PHONY: run bench course test test-slow lab explore docs export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
 
 $(VENV)/.installed: settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,9 @@ run: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/vaebm-run nbs/experiments/bench.ipynb tier=cpu
+
+course: $(VENV)/.installed
+	$(BIN)/vaebm-run nbs/experiments/course.ipynb tier=cpu
 
 paper-cifar10: NOTEBOOK = cifar10_paper
 paper-celeba64: NOTEBOOK = celeba64
@@ -39,10 +42,10 @@ docs: $(VENV)/.installed
 	$(BIN)/python docs/build.py
 
 explore: $(VENV)/.installed
-	$(BIN)/voila nbs/15_explore.ipynb
+	$(BIN)/voila nbs/15_explore.ipynb --TagRemovePreprocessor.remove_cell_tags=lab-only
 
 export: $(VENV)/.installed
-	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python -c "from vaebm.explore import strip_views; strip_views('nbs')"
+	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python docs/strip_views.py
 
 clean:
 	rm -rf $(VENV) _site build dist *.egg-info .pytest_cache .ruff_cache

@@ -11,7 +11,8 @@ author = copyright = 'The vaebm authors'
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.mathjax']
 templates_path, html_copy_source, html_show_sourcelink = [], False, False
 
-nb_execution_mode = 'off'
+nb_execution_mode, nb_render_markdown_format = 'off', 'myst'   # tables and formulas of outputs are rendered
+nb_code_prompt_show, nb_code_prompt_hide = 'Show the code', 'Hide the code'
 myst_enable_extensions = ['dollarmath', 'amsmath']
 myst_heading_anchors, myst_heading_slug_func = 4, 'hooks.anchor'
 suppress_warnings = ['myst.header']   # chapters go from H2, a concept, to H4, an API entry

@@ -1,4 +1,4 @@
-"""From notebooks to pages: Sphinx reads copies of `nbs/` whose hidden cells, directives and widget states are gone, and one page per module."""
+"""From notebooks to pages: Sphinx reads copies of `nbs/` without hidden cells and directives, and one page per module."""
 import os
 import re
 from pathlib import Path
@@ -7,7 +7,6 @@ import nbformat
 
 ROOT = Path(__file__).parents[1]
 SHOWN = {'image/png', 'text/html', 'text/markdown', 'text/plain'}
-WIDGET = 'application/vnd.jupyter.widget-view+json'
 
 TOCTREE = '''```{{toctree}}
 :hidden:
@@ -64,10 +63,14 @@ def shown_outputs(cell):
     "A cell's outputs in forms that need no kernel."
     for output in cell.outputs:
         if 'data' in output:
-            if WIDGET in output.data and 'image/png' not in output.data: continue
             output.data = {mime: data for mime, data in output.data.items() if mime in SHOWN}
             if not output.data: continue
         yield output
+
+
+def folded(cell):
+    "Is the code of a cell shown only on demand? The tag says so to the site alone, `source_hidden` to JupyterLab as well."
+    return 'hide-input' in cell.metadata.get('tags', ()) or cell.metadata.get('jupyter', {}).get('source_hidden', False)
 
 
 def page(path):
@@ -81,7 +84,7 @@ def page(path):
             directives = {line[2:].split()[0] for line in lines if line.startswith('#|')}
             cell.source = '\n'.join(line for line in lines if not line.startswith('#|')).strip('\n')
             cell.outputs = list(shown_outputs(cell))
-            cell.metadata = {'tags': sorted(directives & {'export', 'slow'})}
+            cell.metadata = {'tags': sorted(directives & {'export', 'slow'} | ({'hide-input'} if folded(cell) else set()))}
             if 'hide' in directives or not cell.source: continue
         else:
             cell.source = re.sub(r'(?<!!)\[([^\]]+)\]\(([^)\s]+)\)', lambda m: link(m, path.parent.relative_to(ROOT)), cell.source)

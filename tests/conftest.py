@@ -1,9 +1,11 @@
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 
 
 @pytest.fixture(scope='module')
@@ -17,6 +19,18 @@ def copy(tmp_path_factory):
             (folder / name).write_bytes((ROOT / name).read_bytes())
     subprocess.run(['git', 'init', '-q'], cwd=folder, check=True)
     return folder
+
+
+@pytest.fixture(scope='module')
+def browser():
+    "A headless Chromium; where there is none, or no playwright, its tests are skipped."
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+    if not chromium: pytest.skip('needs chromium')
+    playwright = pytest.importorskip('playwright.sync_api')
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 def pytest_configure(config):

@@ -1,6 +1,9 @@
 """Explorers: what they compute, what their controls do without a browser, and what is stored of them."""
 import base64
 import json
+import re
+import subprocess
+import sys
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -11,13 +14,14 @@ import torch
 from PIL import Image
 
 from vaebm import explore
-from vaebm.explore import VIEW, AlongChain, ChainByHand, Explorer, Interpolation, Picture, Playground, Traversal, TwoSpaces, read_upload, redraw_times, slerp, strip_views
+from vaebm.explore import AlongChain, Canvas, ChainByHand, Chains, Explorer, Interpolation, Picture, Playground, Traversal, TwoSpaces, as_png, chains_in, read_upload, redraw_times, slerp
 from vaebm.metrics import along_chains
 from vaebm.plot import axes
 from vaebm.runs import message
 from vaebm.training import load_pretrained
 
 ROOT = Path(__file__).parents[1]
+VIEW, = widgets.HTML()._repr_mimebundle_().keys() - {'text/plain'}   # the type of a reference to a widget
 KINDS = [ChainByHand, TwoSpaces, Traversal, AlongChain, Interpolation, Playground]
 
 
@@ -87,7 +91,7 @@ def test_every_sampler_finds_the_density_at_every_temperature(sampler):
     for temperature in (.5, 2.):
         values = {'energy': 'two wells', 'sampler': sampler, 'step_size': .1, 'temperature': temperature}
         chain.reset(**values)
-        chain.eps[500:, 0] = 2.   # half of them in each well, as the density has it
+        chain.chains.eps[500:, 0] = 2.   # half of them in each well, as the density has it
         chain.step(**values, n=150)
         chain.move(**values)
         assert chain.distance < .09, (temperature, chain.distance)
@@ -96,13 +100,13 @@ def test_every_sampler_finds_the_density_at_every_temperature(sampler):
 def test_momentum_lives_as_long_as_the_settings():
     chain, values = ChainByHand(), {'energy': 'two wells', 'sampler': 'underdamped', 'step_size': .1, 'temperature': 1.}
     chain.step(**values)
-    first = chain.state.momentum
+    first = chain.chains.state.momentum
     other = ChainByHand()
     other.step(**values, n=2)
     chain.step(**values)
-    assert first is not None and torch.equal(chain.eps, other.eps)
+    assert first is not None and torch.equal(chain.chains.eps, other.chains.eps)
     chain.step(**values | {'sampler': 'Langevin'})
-    assert chain.state.momentum is None
+    assert chain.chains.state.momentum is None
 
 
 def test_exploded_chains_are_counted():
@@ -110,15 +114,20 @@ def test_exploded_chains_are_counted():
     for n in (5, 100):   # far away, then not finite
         chain.step(**values, n=n)
         assert '256 chains outside the figure' in chain.move(**values) and chain.distance == pytest.approx(1)
-    assert not chain.eps.isfinite().all() and len(chain.png())
+    assert not chain.chains.eps.isfinite().all() and len(chain.canvas.png())
 
 
 def test_both_spaces_hold_the_same_chains():
-    two = TwoSpaces()
-    for space in two.controls['chain_in']:
-        noise, data, accepted = two.run(.3, space)
+    for space in TwoSpaces.controls['chain_in']:
+        noise, data, accepted = chains_in(space, .3)
         assert noise.shape == data.shape == (61, 200, 2) and len(accepted) == 61
         assert torch.allclose(explore.to_data(noise[40], .3), data[40], atol=1e-5)
+
+
+def test_unknown_names_are_refused():
+    assert message(ValueError, chains_in, 'space', .3) == "space must be one of noise space, data space, got 'space'"
+    assert message(ValueError, Chains('ring', 1).step, 'NUTS', .1, 1.).startswith('sampler must be one of Langevin, MALA,')
+    assert message(ValueError, Chains('well', 1).step, 'MALA', .1, 1.).startswith('energy must be one of two wells,')
 
 
 def test_only_the_chosen_group_is_turned():
@@ -157,12 +166,10 @@ def test_scores_add_up(explorers):
 
 def test_upload_is_shown_or_refused(explorers):
     play = explorers[Playground]
-    buffer = BytesIO()
-    Image.new('RGB', (64, 48), (250, 0, 0)).save(buffer, 'png')
     def upload(content): play.controls['upload'].value = ({'name': 'x.png', 'type': 'image/png', 'size': len(content), 'content': memoryview(content), 'last_modified': datetime.now()},)
     play.controls['set'].value = 'your image'
     assert 'role="alert"' in play.image.value and 'got none yet' in play.image.value
-    upload(buffer.getvalue())
+    upload(as_png(Image.new('RGB', (64, 48), (250, 0, 0))))
     assert play.text.startswith('Your image: bound on log p') and 'role="alert"' not in play.image.value
     upload(b'<b>no image</b>')
     assert 'role="alert"' in play.image.value and '<b>' not in play.image.value
@@ -171,10 +178,9 @@ def test_upload_is_shown_or_refused(explorers):
 
 
 def test_files_that_are_no_images_are_refused():
-    buffer = BytesIO()
-    Image.effect_noise((64, 64), 50).save(buffer, 'png')
-    for content in (b'', b'GIF89a', buffer.getvalue()[:200]): assert message(ValueError, read_upload, content, 32).startswith('upload must be an image')
-    assert read_upload(buffer.getvalue(), 16).shape == (1, 3, 16, 16)
+    noise = as_png(Image.effect_noise((64, 64), 50))
+    for content in (b'', b'GIF89a', noise[:200]): assert message(ValueError, read_upload, content, 32).startswith('upload must be an image')
+    assert read_upload(noise, 16).shape == (1, 3, 16, 16)
 
 
 class Fails(Picture):
@@ -182,7 +188,7 @@ class Fails(Picture):
 
     def __init__(self):
         fig, (ax,) = axes(['x'], size=1.)
-        self.keep(fig, ax.text(0, 0, ''))
+        self.canvas = Canvas(fig, ax.text(0, 0, ''))
 
     def move(self, word):
         if word == '<bad>': raise ValueError('not <bad>')
@@ -209,14 +215,23 @@ def test_stored_pages_hold_pictures_with_words_and_no_widgets():
     for path in (ROOT / 'nbs').rglob('*.ipynb'):
         page = json.loads(path.read_text(encoding='utf-8'))
         assert 'widgets' not in page['metadata'] and not any(VIEW in out.get('data', {}) for cell in page['cells'] for out in cell.get('outputs', [])), path.name
+
+
+def test_the_application_shows_explorers_and_no_other_output():
     cells = json.loads((ROOT / 'nbs' / '15_explore.ipynb').read_text(encoding='utf-8'))['cells']
-    shown = [out['data'] for cell in cells for out in cell.get('outputs', []) if 'image/png' in out.get('data', {})]
-    assert len(shown) == 1 + len(KINDS) and all(len(''.join(data['text/plain'])) > 30 for data in shown)
+    app = [cell for cell in cells if 'lab-only' not in cell['metadata'].get('tags', [])]
+    shown = [out['data'] for cell in app for out in cell.get('outputs', [])]
+    assert len(shown) == 1 + len(KINDS) and all('image/png' in data and len(''.join(data['text/plain'])) > 30 for data in shown)
+    text = '\n'.join(''.join(cell['source']) for cell in app if cell['cell_type'] == 'markdown')
+    assert re.findall(r'^## (.*)$', text, re.M)[-2:] == ['What we learned', 'References'] and '## Exercises' not in text and '<details>' not in text
+
+
+def strip(folder): return subprocess.run([sys.executable, str(ROOT / 'docs' / 'strip_views.py'), str(folder)], capture_output=True, text=True, check=True).stdout.split()
 
 
 def test_views_are_stripped_and_the_rest_is_left(tmp_path):
     page = {'cells': [{'outputs': [{'data': {VIEW: {'model_id': 'f00'}, 'text/plain': 'é'}}, {'name': 'stdout', 'text': 'x'}]}, {'source': ''}], 'metadata': {'widgets': {}}}
     (tmp_path / 'a.ipynb').write_text(json.dumps(page))
     (tmp_path / 'b.ipynb').write_text('{"cells": [],   "metadata": {}}')
-    assert strip_views(tmp_path) == ['a.ipynb'] and strip_views(tmp_path) == [] and (tmp_path / 'b.ipynb').read_text() == '{"cells": [],   "metadata": {}}'
+    assert strip(tmp_path) == ['a.ipynb'] and strip(tmp_path) == [] and (tmp_path / 'b.ipynb').read_text() == '{"cells": [],   "metadata": {}}'
     assert json.loads((tmp_path / 'a.ipynb').read_text(encoding='utf-8')) == {'cells': [{'outputs': [{'data': {'text/plain': 'é'}}, {'name': 'stdout', 'text': 'x'}]}, {'source': ''}], 'metadata': {}}

@@ -1,6 +1,6 @@
 """The website builds without a warning, its links resolve, its pictures are described, and a browser shows every page without a request to another host."""
+import json
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -13,8 +13,6 @@ from urllib.parse import unquote, urljoin, urlsplit
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
-FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 PHONE = {'width': 400, 'height': 800}
 pytestmark = pytest.mark.slow
 
@@ -120,27 +118,22 @@ def test_comments_behind_parameters_are_their_descriptions(site):
 
 
 @pytest.fixture(scope='module')
-def browse(site):
+def browse(site, browser):
     "Open a page of the site by its path; also what it said on the console and whom it asked."
-    if not CHROMIUM: pytest.skip('no chromium on this machine')
-    from playwright.sync_api import sync_playwright
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *args): pass
     server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=site))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     home, said, asked = f'http://127.0.0.1:{server.server_port}/', [], []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        tab = browser.new_context(viewport=PHONE).new_page()
-        tab.on('console', lambda message: said.append(message.text) if message.type in ('error', 'warning') else None)
-        tab.on('pageerror', lambda error: said.append(str(error)))
-        tab.on('request', lambda request: asked.append(request.url))
-        def visit(path):
-            said.clear(); asked.clear()
-            tab.goto(home + path)
-            return tab, said, [url for url in asked if not url.startswith((home, 'data:'))]
-        yield visit
-        browser.close()
+    tab = browser.new_context(viewport=PHONE).new_page()
+    tab.on('console', lambda message: said.append(message.text) if message.type in ('error', 'warning') else None)
+    tab.on('pageerror', lambda error: said.append(str(error)))
+    tab.on('request', lambda request: asked.append(request.url))
+    def visit(path):
+        said.clear(); asked.clear()
+        tab.goto(home + path)
+        return tab, said, [url for url in asked if not url.startswith((home, 'data:'))]
+    yield visit
     server.shutdown()
 
 
@@ -153,6 +146,25 @@ def test_a_browser_shows_every_page_also_on_a_phone(browse, pages):
         wrong = {'console': list(said), 'other hosts': strangers, 'too wide': seen['width'] > PHONE['width'], 'formulas': seen['wrong'] or seen['raw'] or seen['formulas'] < page.formulas, 'pictures': seen['broken']}
         if any(wrong.values()): problems[name] = {k: v for k, v in wrong.items() if v}
     assert not problems and formulas > 500
+
+
+def is_folded(cell): return 'hide-input' in cell['metadata'].get('tags', []) or cell['metadata'].get('jupyter', {}).get('source_hidden', False)
+
+
+def test_cells_folded_in_notebooks_are_folded_on_the_site(site):
+    for path in (ROOT / 'nbs').glob('*.ipynb'):
+        wanted = sum(is_folded(cell) for cell in json.loads(path.read_text(encoding='utf-8'))['cells'])
+        assert (site / f'{path.stem}.html').read_text(encoding='utf-8').count('tag_hide-input') == wanted, path.stem
+        assert wanted or path.stem not in ('index', '15_explore')
+
+
+def test_code_of_folded_cells_is_shown_on_demand_and_their_output_always(browse):
+    tab, *_ = browse('index.html')
+    cell = tab.locator('div.cell.tag_hide-input:has(.cell_output table)').first
+    code = cell.locator('.cell_input pre')
+    assert cell.locator('table').is_visible() and not code.is_visible()
+    cell.locator('summary').click()
+    assert code.is_visible()
 
 
 def test_search_finds_the_replay_buffer_in_chapter_02(browse):
