@@ -1,4 +1,5 @@
 """Every notebook runs with its exercises solved, the library is what the notebooks export, and notebooks are stored clean."""
+import ast
 import re
 import subprocess
 import sys
@@ -120,3 +121,17 @@ def test_every_exercise_is_complete(path):
     assert len(found) >= fewest, f'{len(found)} exercises, and {fewest} are wanted'
     assert headings == [str(n) for n in range(1, len(found) + 1)], f'{len(found)} exercises, but the headings `**N. Title** (easy|medium|hard, M minutes)` have the numbers {headings}'
     assert not without, f'exercises without a common slip: {without}'
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'vaebm').glob('[!_]*.py')), ids=lambda p: p.stem)
+def test_chapters_of_one_module_take_no_names_from_each_other(path):
+    found = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): found.append(node.name)
+        elif isinstance(node, ast.Assign): found += [t.id for t in node.targets if isinstance(t, ast.Name)]
+    assert not {name for name in found if found.count(name) > 1 and name not in ('_', '__all__')}
+
+
+def test_nbdev_test_runs_the_pages_alone():
+    from nbdev.test import _keep_file, nbglob
+    assert sorted(p.absolute() for p in nbglob(str(ROOT / 'nbs'), as_path=True) if _keep_file(p.absolute(), '.notest')) == NOTEBOOKS
