@@ -82,7 +82,7 @@ def run_all(page, lab, name):
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached')
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
-    prompts = page.locator('.jp-CodeCell .jp-InputPrompt')
+    prompts = page.locator('.jp-CodeCell .jp-InputPrompt:not(.jp-Placeholder-prompt)')   # a folded cell shows none
     wait_until(lambda: all(p.strip('[]:\n ').isdigit() for p in prompts.all_inner_texts()), lambda: f'{name} does not finish: {prompts.all_inner_texts()}')
     return page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
 
