@@ -272,12 +272,13 @@ from typing import NamedTuple
 from .fast import fold
 from .samplers import Kernel, run
 
-# %% ../nbs/11_images.ipynb #imagesalong01
+# %% ../nbs/11_images.ipynb #imagesalong01a
 class Station(NamedTuple):
     "Where chains are after some steps."
     images: Images          # means of p(x|z), shape (n, C, H, W)
     energy: torch.Tensor    # of the samples T(eps), shape (n,)
 
+# %% ../nbs/11_images.ipynb #imagesalong01
 @torch.no_grad()
 def along_chains(model, n: int,            # a `VAEBM`, number of chains
                  stations: Sequence[int],  # kernel steps, increasing; 0 is the VAE itself
