@@ -35,11 +35,12 @@ class StageOneConfig:
     lr: float = 6e-3           # peak of a cosine schedule
     kl_warmup: float = 0.5     # share of the training over which the KL weight rises from 0 to 1
 
-# %% ../nbs/08_two_stage.ipynb #08twostage007
+# %% ../nbs/08_two_stage.ipynb #08twostage007a
 def check_parts(config) -> None: # has `batch_size` and `accumulate`
     "Raise `ValueError` unless a batch can be cut into equal parts."
     if config.accumulate < 1 or config.batch_size % config.accumulate: raise ValueError(f'accumulate must divide batch_size, {config.batch_size}, got {config.accumulate}')
 
+# %% ../nbs/08_two_stage.ipynb #08twostage007
 @dataclass(frozen=True)
 class StageTwoConfig:
     "Stage 2, the energy."
@@ -160,11 +161,12 @@ class Stage:
         self.module.load_state_dict(state['module']); self.optimizer.load_state_dict(state['optimizer'])
         self.generator.set_state(state['generator']); self.done, self.history = state['done'], list(state['history'])
 
-# %% ../nbs/08_two_stage.ipynb #08twostage027
+# %% ../nbs/08_two_stage.ipynb #08twostage027a
 def kl_weight(step: int, n_steps: int, warmup: float) -> float:
     "KL weight, rising linearly to 1 over the share `warmup` of the training."
     return min(1., (step + 1) / max(1, warmup * n_steps))
 
+# %% ../nbs/08_two_stage.ipynb #08twostage027
 class StageOne(Stage):
     "Maximise the ELBO (Eq. 3) of the VAE."
     def __init__(self, vae, x: torch.Tensor, config: StageOneConfig, seed: int = 0):
