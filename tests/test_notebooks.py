@@ -140,3 +140,11 @@ def test_first_screen_is_no_list_of_imports(path):
     hidden = [c.id for c in cells if 'jupyter' in c.metadata and (c.metadata.jupyter != FOLDED or not only_imports(c.source))]
     assert not shown, f'fold these, or shorten them to 6 lines: {shown}'
     assert not hidden, f'imports and seeds alone may be folded, by the metadata {{"jupyter": {FOLDED}}}: {hidden}'
+
+
+@pytest.mark.parametrize('path', [pytest.param(p, id=p.stem) for p in NOTEBOOKS])
+def test_slow_cells_are_skipped_by_all_tools(path):
+    "`#| slow` is nbdev's word, the tag `skip-execution` that of nbclient and others: a cell has both or neither."
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'code']
+    differ = [c.id for c in cells if c.source.startswith('#| slow') != ('skip-execution' in c.metadata.get('tags', []))]
+    assert not differ, f'slow cells without the tag, or the reverse: {differ}'
