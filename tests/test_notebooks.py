@@ -3,6 +3,7 @@ import ast
 import re
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import nbformat
@@ -121,6 +122,32 @@ def test_every_exercise_is_complete(path):
     assert len(found) >= fewest, f'{len(found)} exercises, and {fewest} are wanted'
     assert headings == [str(n) for n in range(1, len(found) + 1)], f'{len(found)} exercises, but the headings `**N. Title** (easy|medium|hard, M minutes)` have the numbers {headings}'
     assert not without, f'exercises without a common slip: {without}'
+
+
+FOLDED = {'source_hidden': True}
+SEEDS = 'seed = lambda', 'torch.manual_seed('
+
+
+def only_imports(source): return all(isinstance(line, (ast.Import, ast.ImportFrom)) or ast.unparse(line).startswith(SEEDS) for line in ast.parse(source).body)
+
+
+@pytest.mark.parametrize('path', [pytest.param(p, id=p.stem) for p in NOTEBOOKS])
+def test_first_screen_is_no_list_of_imports(path):
+    "Cells of more than 6 lines before the first section are folded, and no cell is that holds more than imports and seeds."
+    cells = nbformat.read(path, as_version=4).cells
+    head = takewhile(lambda c: not re.search('^## ', c.source, re.M), cells)
+    shown = [c.id for c in head if c.cell_type == 'code' and len(c.source.splitlines()) > 6 and c.metadata.get('jupyter') != FOLDED]
+    hidden = [c.id for c in cells if 'jupyter' in c.metadata and (c.metadata.jupyter != FOLDED or not only_imports(c.source))]
+    assert not shown, f'fold these, or shorten them to 6 lines: {shown}'
+    assert not hidden, f'imports and seeds alone may be folded, by the metadata {{"jupyter": {FOLDED}}}: {hidden}'
+
+
+@pytest.mark.parametrize('path', [pytest.param(p, id=p.stem) for p in NOTEBOOKS])
+def test_slow_cells_are_skipped_by_all_tools(path):
+    "`#| slow` is nbdev's word, the tag `skip-execution` that of nbclient and others: a cell has both or neither."
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'code']
+    differ = [c.id for c in cells if c.source.startswith('#| slow') != ('skip-execution' in c.metadata.get('tags', []))]
+    assert not differ, f'slow cells without the tag, or the reverse: {differ}'
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'vaebm').glob('[!_]*.py')), ids=lambda p: p.stem)

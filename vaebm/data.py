@@ -106,6 +106,7 @@ def to_bytes(x: torch.Tensor) -> torch.Tensor:
     "Images in [0, 1], clamped, as uint8, shape unchanged."
     return (255 * x.clamp(0, 1)).round().byte()
 
+# %% ../nbs/00b_images.ipynb #00bimagesim01
 class Images:
     "Images kept as bytes; indexing and sampling give float32 in [0, 1], shape (n, C, H, W)."
     def __init__(self, pixels: torch.Tensor,                # uint8, shape (N, C, H, W)
@@ -135,6 +136,7 @@ class ImageSet(NamedTuple):
     sha256: dict = {}           # of the pixels as (N, H, W) or (N, H, W, C) bytes
     where: str = ''             # how to get it otherwise
 
+# %% ../nbs/00b_images.ipynb #00bimagesset0
 IMAGE_SETS = {
     'mnist': ImageSet((1, 28, 28), {'train': 60_000, 'test': 10_000}, 'MNIST',
                       {'train': '741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757', 'test': '6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161'}),
@@ -152,6 +154,7 @@ def data_folder() -> Path:
     "The folder of data files: `VAEBM_DATA`, or data/downloads below the current one."
     return Path(os.environ.get('VAEBM_DATA') or 'data/downloads')
 
+# %% ../nbs/00b_images.ipynb #00bimagesnpz1
 def read_npz(path: Path | str) -> Images:
     "Images of a file with `images` (N, H, W[, 3]) or coded planes `delta` (3, N, H, W), and `labels` if present."
     with np.load(path) as f:
@@ -163,6 +166,7 @@ def read_npz(path: Path | str) -> Images:
         labels = torch.from_numpy(f['labels'].astype(np.int64)) if 'labels' in f else None
     return Images(channels_first(pixels), labels)
 
+# %% ../nbs/00b_images.ipynb #00bimagesnpz2
 def channels_first(pixels: np.ndarray) -> torch.Tensor: # (N, H, W) or (N, H, W, C)
     "The same pixels, shape (N, C, H, W)."
     return torch.from_numpy(pixels)[:, None] if pixels.ndim == 3 else torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
@@ -178,6 +182,7 @@ def center_square(image,                   # a PIL image
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return np.asarray(image.convert('RGB').resize((size, size), Image.BILINEAR, (left, top, left + side, top + side)))
 
+# %% ../nbs/00b_images.ipynb #00bimagesown3
 def read_folder(path: Path | str,        # searched for .png, .jpg, .jpeg, .webp, sub-folders included
                 size: int, crop: int | None = None, # as in `center_square`
                 ) -> Images:
@@ -219,6 +224,7 @@ def _verified(images: Images, name: str, split: str, file: str) -> Images:
         raise ValueError(f'the pixels of {file} are not those of {name} ({split}): their checksum differs')
     return images
 
+# %% ../nbs/00b_images.ipynb #00bimagesways1
 def _from_torchvision(cls: str, folder: Path, split: str, download: bool) -> Images:
     "A torchvision data set of bytes."
     from torchvision import datasets
@@ -227,6 +233,7 @@ def _from_torchvision(cls: str, folder: Path, split: str, download: bool) -> Ima
     pixels, labels = torch.as_tensor(data.data), torch.as_tensor(getattr(data, 'targets', getattr(data, 'labels', None)))
     return Images(pixels if cls == 'SVHN' else channels_first(pixels.numpy()), labels.long())
 
+# %% ../nbs/00b_images.ipynb #00bimagesways2
 def _embedded(split: str) -> Images:
     "The embedded 5,000 digits: the last 50 of each class for testing, the rest for training."
     digits, labels = embedded_digits()

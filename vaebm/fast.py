@@ -228,7 +228,7 @@ class FoldedCombiner(nn.Module):
 
     def forward(self, s: torch.Tensor, z: torch.Tensor) -> torch.Tensor: return self.of_s(s) + self.of_z(z)
 
-# %% ../nbs/07_fast.ipynb #07fast042
+# %% ../nbs/07_fast.ipynb #07fast042a
 def _without(module: nn.Module, *names: str) -> nn.Module:
     "A shallow copy that shares all weights, without the named parts."
     module = copy.copy(module)
@@ -236,6 +236,7 @@ def _without(module: nn.Module, *names: str) -> nn.Module:
     module._parameters = dict(module._parameters)
     return module
 
+# %% ../nbs/07_fast.ipynb #07fast042
 @fold.register
 def _(vae: NVAE, dtype: torch.dtype = torch.float32):
     if 'encoder' not in vae._modules: return vae   # folded already

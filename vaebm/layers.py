@@ -156,11 +156,13 @@ class Cells(nn.Sequential):
             x = checkpoint(cell, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda cell=cell: (nullcontext(), _SameStatistics(cell))) if self.recompute and self.training else cell(x)
         return x
 
+# %% ../nbs/04_layers.ipynb #04layers047b1
 def recompute_cells(module: nn.Module, on: bool) -> None:
     "Switch `recompute` of all `Cells` in `module`."
     for m in module.modules():
         if isinstance(m, Cells): m.recompute = on
 
+# %% ../nbs/04_layers.ipynb #04layers047b3
 class _SameStatistics:
     "Leaves the running statistics of batch norms as they are; may be entered again, for a second backward pass."
     def __init__(self, cell): self.norms = [m for m in cell.modules() if isinstance(m, nn.BatchNorm2d)]

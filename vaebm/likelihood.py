@@ -90,12 +90,13 @@ from torch import nn
 from .fast import fold
 from .samplers import Kernel, run
 
-# %% ../nbs/11_images.ipynb #imagesais01
+# %% ../nbs/11_images.ipynb #imagesais01a
 class _Scaled(nn.Module):
     "`energy` times `beta`."
     def __init__(self, energy, beta): super().__init__(); self.energy, self.beta = energy, beta
     def forward(self, x): return self.beta * self.energy(x)
 
+# %% ../nbs/11_images.ipynb #imagesais01b
 @torch.no_grad()
 def annealed_weights(model: VAEBM, kernel: Kernel, # as in `log_z_ais`
                      eps: torch.Tensor,            # starts, shape (n, D)
@@ -110,6 +111,7 @@ def annealed_weights(model: VAEBM, kernel: Kernel, # as in `log_z_ais`
         eps, energy = state.eps, (state.potential - .5 * state.eps.square().sum(-1)) / beta
     return log_w
 
+# %% ../nbs/11_images.ipynb #imagesais01
 @torch.no_grad()
 def log_z_ais(model: VAEBM,
               kernel: Kernel,     # leaves its target invariant: every part Metropolis-corrected

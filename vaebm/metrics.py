@@ -108,13 +108,14 @@ from torch.nn import functional as F
 
 from .runs import publish, read_weights, save_checkpoint, write_json
 
-# %% ../nbs/10b_frechet.ipynb #10bfrechet005
+# %% ../nbs/10b_frechet.ipynb #10bfrechet005a
 class Statistics(NamedTuple):
     "Moments of features over a set of images."
     n: int
     mean: torch.Tensor   # float64, shape (d,)
     cov: torch.Tensor    # float64, shape (d, d), with divisor n - 1
 
+# %% ../nbs/10b_frechet.ipynb #10bfrechet005
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     "Squared Fréchet distance of two Gaussians with these moments (Heusel et al. 2017); raises `ValueError` for features of different sizes."
     if a.mean.shape != b.mean.shape: raise ValueError(f'both statistics must have the same features, got {len(a.mean)} and {len(b.mean)}')
@@ -122,6 +123,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     return _distance(a, b, root @ b.cov @ root)
 
+# %% ../nbs/10b_frechet.ipynb #10bfrechet005b
 def _distance(a, b, product):
     "Eigenvalues of the symmetric `product` are those of the product of both covariances, but for zeros."
     cross = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
@@ -160,6 +162,7 @@ def statistics(features: nn.Module, batches: Iterable[torch.Tensor]) -> Statisti
     mean = total / n
     return Statistics(n, mean, (squares - n * torch.outer(mean, mean)) / (n - 1))
 
+# %% ../nbs/10b_frechet.ipynb #10bfrechetfd01
 def feature_distance(reference: Statistics, f: torch.Tensor) -> float: # features, shape (n, d)
     "Squared Fréchet distance of images with these features; of fewer images than features by a matrix (n, n)."
     s = statistics(nn.Identity(), [f])
@@ -183,6 +186,7 @@ def publish_statistics(s: Statistics, name: str, command: str, **where) -> dict:
         write_json(f'{folder}/metrics.json', {'model': 'statistics', 'config': {}, 'command': command, 'metrics': {'n': s.n}, 'sha256': sha256})
         return publish(folder, name, **where)
 
+# %% ../nbs/10b_frechet.ipynb #10bfrechet020b
 def load_statistics(name: str) -> Statistics: # a key of the manifest
     "Statistics that come with the package; raises `ValueError` for unknown names, `CheckpointError` for a changed file."
     state = read_weights(name)[1]
@@ -272,12 +276,13 @@ from typing import NamedTuple
 from .fast import fold
 from .samplers import Kernel, run
 
-# %% ../nbs/11_images.ipynb #imagesalong01
+# %% ../nbs/11_images.ipynb #imagesalong01a
 class Station(NamedTuple):
     "Where chains are after some steps."
     images: Images          # means of p(x|z), shape (n, C, H, W)
     energy: torch.Tensor    # of the samples T(eps), shape (n,)
 
+# %% ../nbs/11_images.ipynb #imagesalong01
 @torch.no_grad()
 def along_chains(model, n: int,            # a `VAEBM`, number of chains
                  stations: Sequence[int],  # kernel steps, increasing; 0 is the VAE itself

@@ -77,7 +77,7 @@ def curve(ax: plt.Axes,           # panel to draw into
     style = {'color': COLORS[kind], 'ls': STYLES[kind], 'lw': 1.5} | kwargs
     ax.plot(range(len(y)) if x is None else x, y, **style)
 
-# %% ../nbs/plot.ipynb #plot019
+# %% ../nbs/plot.ipynb #plot019a
 def sheet(x: torch.Tensor,        # images in [0, 1], shape (n, 3 or 1, H, W); other values are clamped
           columns: int = 8,       # images per row
           ) -> torch.Tensor:
@@ -88,6 +88,7 @@ def sheet(x: torch.Tensor,        # images in [0, 1], shape (n, 3 or 1, H, W); o
     cells[:n, :, :h, :w] = x.detach().float().cpu().clamp(0, 1)
     return cells.view(rows, columns, 3, h + 1, w + 1).permute(0, 3, 1, 4, 2).reshape(rows * (h + 1), columns * (w + 1), 3)
 
+# %% ../nbs/plot.ipynb #plot019
 def pictures(ax: plt.Axes,           # panel to draw into
              x: torch.Tensor,        # as in `sheet`
              columns: int = 8,       # images per row

@@ -134,12 +134,13 @@ def load_checkpoint(path: Path | str,
     if not meta or _digest(meta['tree'], tensors) != meta['sha256']: raise CheckpointError(f'{path} was changed: its content does not match its digest')
     return _unpack(json.loads(meta['tree']), tensors)
 
-# %% ../nbs/runs.ipynb #runs036
+# %% ../nbs/runs.ipynb #runs036a
 def _with_defaults(saved: dict, config) -> dict:
     "A saved configuration, with defaults in place of fields that the library did not have when it was saved."
     try: return json.loads(json.dumps(asdict(configure(type(config)(), saved))))
     except (TypeError, ValueError): return saved
 
+# %% ../nbs/runs.ipynb #runs036
 def run_folder(path: Path | str, # created if absent
                config,           # dataclass; written to config.json
                ) -> Path:
@@ -166,6 +167,7 @@ def command_line(experiment: str, # name of a notebook in nbs/experiments
     words = [shlex.quote(f'{k}={v if isinstance(v, str) else json.dumps(v)}') for k, v in given.items() if v not in ('', {})]
     return ' '.join(['vaebm-run', f'nbs/experiments/{experiment}.ipynb', *words])
 
+# %% ../nbs/runs.ipynb #runs040w1
 def write_record(folder: Path | str, # run folder with weights.safetensors
                  experiment: str,    # name of the notebook
                  given: dict,        # its parameters
@@ -233,13 +235,14 @@ def read_published(source: Path | str | dict, # a file that `torch.save` wrote, 
     args = source.get('args', {})
     return source['state_dict'], dict(args if isinstance(args, dict) else vars(args))
 
-# %% ../nbs/runs.ipynb #runs054
+# %% ../nbs/runs.ipynb #runs054a
 def _papermill():
     "papermill, without the grammar of internationalised addresses that jsonschema builds at import, in seconds, if it can."
     sys.modules.setdefault('rfc3987_syntax', None)
     import papermill
     return papermill
 
+# %% ../nbs/runs.ipynb #runs054
 def execute(notebook: Path | str,       # a notebook with a cell tagged `parameters`
             values: dict,               # its parameters
             out: Path | str,            # the executed notebook
@@ -252,7 +255,7 @@ def execute(notebook: Path | str,       # a notebook with a cell tagged `paramet
     papermill.execute_notebook(str(notebook), str(out), values, kernel_name='python3', cwd=str(Path(notebook).parent),
                                progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr, coalesce_streams=True)
 
-# %% ../nbs/runs.ipynb #runs057
+# %% ../nbs/runs.ipynb #runs057a
 def read_values(pairs: list[str]) -> dict: # name=value
     "Values of a command line: JSON, anything else is a string."
     values = {}
@@ -262,6 +265,7 @@ def read_values(pairs: list[str]) -> dict: # name=value
         except json.JSONDecodeError: values[name] = text
     return values
 
+# %% ../nbs/runs.ipynb #runs057
 def main(argv: list[str] | None = None) -> None:
     "Command line: vaebm-run NOTEBOOK [name=value ...]; values are JSON, anything else is a string."
     notebook, *pairs = argv or sys.argv[1:] or sys.exit(main.__doc__)

@@ -35,11 +35,12 @@ class StageOneConfig:
     lr: float = 6e-3           # peak of a cosine schedule
     kl_warmup: float = 0.5     # share of the training over which the KL weight rises from 0 to 1
 
-# %% ../nbs/08_two_stage.ipynb #08twostage007
+# %% ../nbs/08_two_stage.ipynb #08twostage007a
 def check_parts(config) -> None: # has `batch_size` and `accumulate`
     "Raise `ValueError` unless a batch can be cut into equal parts."
     if config.accumulate < 1 or config.batch_size % config.accumulate: raise ValueError(f'accumulate must divide batch_size, {config.batch_size}, got {config.accumulate}')
 
+# %% ../nbs/08_two_stage.ipynb #08twostage007
 @dataclass(frozen=True)
 class StageTwoConfig:
     "Stage 2, the energy."
@@ -160,11 +161,12 @@ class Stage:
         self.module.load_state_dict(state['module']); self.optimizer.load_state_dict(state['optimizer'])
         self.generator.set_state(state['generator']); self.done, self.history = state['done'], list(state['history'])
 
-# %% ../nbs/08_two_stage.ipynb #08twostage027
+# %% ../nbs/08_two_stage.ipynb #08twostage027a
 def kl_weight(step: int, n_steps: int, warmup: float) -> float:
     "KL weight, rising linearly to 1 over the share `warmup` of the training."
     return min(1., (step + 1) / max(1, warmup * n_steps))
 
+# %% ../nbs/08_two_stage.ipynb #08twostage027
 class StageOne(Stage):
     "Maximise the ELBO (Eq. 3) of the VAE."
     def __init__(self, vae, x: torch.Tensor, config: StageOneConfig, seed: int = 0):
@@ -350,7 +352,7 @@ def first_nonfinite(module: torch.nn.Module,
         for h in handles: h.remove()
     return found[0] if found else None
 
-# %% ../nbs/08b_image_stage_one.ipynb #08bimagestag011
+# %% ../nbs/08b_image_stage_one.ipynb #08bimagestag011a
 def augment(x: torch.Tensor, # images, shape (B, C, H, W)
             config,          # has `flip` and `noise`
             generator: torch.Generator) -> torch.Tensor:
@@ -358,6 +360,7 @@ def augment(x: torch.Tensor, # images, shape (B, C, H, W)
     if config.flip: x = torch.where(torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < .5, x.flip(3), x)
     return x + config.noise * samplers.normal_like(x, generator) if config.noise else x
 
+# %% ../nbs/08b_image_stage_one.ipynb #08bimagestag011d
 @torch.no_grad()
 def average(ema: torch.nn.Module, module: torch.nn.Module, decay: float,
             done: int) -> None: # updates so far: early on the decay is smaller
@@ -366,6 +369,7 @@ def average(ema: torch.nn.Module, module: torch.nn.Module, decay: float,
     get_ema_multi_avg_fn(decay)(list(ema.parameters()), list(module.parameters()), None)
     for a, b in zip(ema.buffers(), module.buffers()): a.copy_(b)
 
+# %% ../nbs/08b_image_stage_one.ipynb #08bimagestag011
 class ImageStageOne(Stage):
     "Maximise the ELBO of an NVAE on images (Eq. 3, App. E); `ema` holds the averaged weights, in eval mode."
     def __init__(self, vae: NVAE, x, config: ImageStageOneConfig, seed: int = 0): # x: anything with `sample(n, generator)`, or a tensor
@@ -588,13 +592,14 @@ class ImageStageTwo(StageTwo):
 
     def parts(self): return super().parts() | {'ema': self.ema}
 
-# %% ../nbs/11_images.ipynb #images016
+# %% ../nbs/11_images.ipynb #images016a
 @dataclass(frozen=True)
 class EnergyConfig:
     "Sizes of a residual energy (Table 7)."
     width: int = 128                 # channels of the first layer
     blocks: str = 'd1 1 d2 2 d2 2'   # as in `EnergyResNet`
 
+# %% ../nbs/11_images.ipynb #images016b
 @dataclass(frozen=True)
 class RatioConfig:
     "Logistic regression of data against draws of the VAE, before the updates with chains; the paper has none."
@@ -605,6 +610,7 @@ class RatioConfig:
     flip: bool = False
     scale: float = 1.    # the energy is multiplied by this afterwards: 1 keeps the density ratio, more sharpens it
 
+# %% ../nbs/11_images.ipynb #images016
 @dataclass(frozen=True)
 class VAEBMConfig(ImageConfig):
     "One image experiment, both stages."
@@ -624,6 +630,7 @@ def build_vaebm(config: VAEBMConfig, vae: NVAE, # trained
     energy = _published_energy(config, vae) if config.start_energy else _fresh_energy(config, x)
     return _product(config, vae.eval().requires_grad_(False), energy)
 
+# %% ../nbs/11_images.ipynb #images017b
 def _product(config, vae, energy): return VAEBM(vae if config.pixel_noise else vae.noiseless(), energy, make_kernel(config.stage2), config.sample_steps)
 
 def _fresh_energy(config, x):
@@ -633,6 +640,7 @@ def _fresh_energy(config, x):
     data_dependent_init(energy, x)
     return energy
 
+# %% ../nbs/11_images.ipynb #images017c
 def _published_energy(config, vae):
     entry, state = read_weights(config.start_energy)
     theirs, ours = LOADERS['energy'](entry, state), vae.state_dict()
