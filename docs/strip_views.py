@@ -10,7 +10,7 @@ def strip(notebook):
     "Take out views and their state; returns whether there were any."
     outputs = [output for cell in notebook['cells'] for output in cell.get('outputs', [])]
     found = [notebook['metadata'].pop('widgets', None), *(output.get('data', {}).pop(VIEW, None) for output in outputs)]
-    return any(found)
+    return any(f is not None for f in found)
 
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / 'nbs'

@@ -19,8 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 from vaebm import experiment
 from vaebm.data import IMAGE_SETS, Images, load_images
 from vaebm.energy import ENERGY_NETWORKS, EnergyResNet
-from vaebm.experiment import GPUS, PAPER, TIERS, Extractor, Run, costs, describe, draw, fingerprint, images_of, plan, prepare, preset, read_lmdb, reference_statistics, share_of, splits_of, tailor, tally, train_energy, train_vae, write_example
-from vaebm.fast import published_step
+from vaebm.experiment import GPUS, PAPER, TIERS, Extractor, Run, costs, describe, draw, fingerprint, images_of, plan, prepare, preset, read_lmdb, read_samples, reference_statistics, share_of, splits_of, tailor, tally, train_energy, train_vae, write_example
+from vaebm.fast import fold, published_step
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE
 from vaebm.runs import CheckpointError, load_checkpoint, save_checkpoint
@@ -152,6 +152,16 @@ def test_memory_estimate_is_near_the_allocator():
     assert abs(costs(config)['memory']['activations 1'] / measured - 1) < .08
 
 
+def test_looks_need_the_memory_of_their_own_batch():
+    few, many = (costs(tailor(small('celeba64'), {'evaluation': {'batch_size': n}}))['memory'] for n in (4, 32))
+    assert 7 < many['samples'] / few['samples'] < 9 and many['stage 2'] > few['stage 2'] + .9 * (many['samples'] - max(few['activations 2'], few['samples']))
+    config = tailor(small('celeba64'), {'evaluation': {'batch_size': 8}})
+    model = build_vaebm(config.model, build_nvae(config.model)[0].eval(), torch.rand(8, 3, 64, 64))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p: fold(model).sample(8, n_steps=1, mean=True)
+    events = sorted((e for e in p.profiler.kineto_results.events() if e.name() == '[memory]'), key=lambda e: e.start_ns())
+    assert abs(costs(config)['memory']['samples'] / np.cumsum([e.nbytes() for e in events]).max() - 1) < .15
+
+
 @pytest.mark.parametrize('name', ['celeba64', 'lsun64', 'celebahq256'])
 def test_original_files_become_a_checked_array(name, tmp_path):
     config = preset(name, 'smoke')
@@ -223,8 +233,8 @@ def test_samples_and_energies_of_other_weights_are_not_taken(tmp_path):
     x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     a, b = (build_vaebm(m, build_nvae(m)[0].eval(), x) for m in (tailor(config, {'seed': s}).model for s in (0, 1)))
     run = Run(config, tmp_path)
-    first, other = (draw(run, model).pixels for model in (a, b))
-    assert not torch.equal(first, other) and torch.equal(draw(run, a).pixels, first)
+    first, other = (read_samples(draw(run, model)).pixels for model in (a, b))
+    assert not torch.equal(first, other) and torch.equal(read_samples(draw(run, a)).pixels, first)
     save_checkpoint(tmp_path / 'stage2.safetensors', {'done': 0})
     (tmp_path / 'stage2.vae.json').write_text(json.dumps(fingerprint(a.vae)))
     with pytest.raises(CheckpointError, match=f'trained on the VAE {fingerprint(a.vae)}, got {fingerprint(b.vae)}'): train_energy(run, b.vae, Images((255 * x).byte()), None, None)

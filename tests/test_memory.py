@@ -61,7 +61,7 @@ def steps(stage, n=4):
     rows = []
     for stage.done in range(n): rows.append(stage.step())
     moved = {k: v - start[k] for k, v in stage.module.state_dict().items()}
-    if hasattr(stage, 'decoder'): moved |= {f'decoder {i}': w.detach().clone() for i, w in enumerate(stage.decoder)}
+    if hasattr(stage, 'decoder'): moved |= {f'gradient of decoder {i}': w.grad for i, w in enumerate(stage.decoder)}   # Adam does not see its scale
     return rows, moved
 
 

@@ -259,7 +259,7 @@ def test_shares_of_ranks_that_have_left_are_not_taken_up_again(tmp_path, between
     finish(ranks(resumes_at, tmp_path, 12) if between == 2 else ranks(is_refused, tmp_path))
 
 
-HQ = {'stage1': {'n_steps': 2}, 'stage2': {'n_steps': 4}, 'evaluation': {'judge_samples': 10, 'judge_every': 2, 'n_samples': 14}}
+HQ = {'stage1': {'n_steps': 2}, 'stage2': {'n_steps': 4}, 'evaluation': {'judge_samples': 10, 'judge_every': 2, 'n_samples': 14, 'batch_size': 5}}   # the batches of training have 4
 
 
 def look_and_draw(folder):
@@ -270,7 +270,7 @@ def look_and_draw(folder):
     stage = ImageStageTwo(model, images['train'], experiment.share_of(config.model, world_size()).stage2)
     reference = None if rank() else experiment.reference_statistics(config, extractor, images, folder / 'images')
     found, drawn = experiment._look(config, stage, extractor, reference), experiment.draw(Run(config, folder / f'{world_size()}'), model)
-    (folder / f'{rank()}-of-{world_size()}.json').write_text(json.dumps({'look': found, 'samples': drawn and drawn.pixels.tolist()}))
+    (folder / f'{rank()}-of-{world_size()}.json').write_text(json.dumps({'look': found, 'samples': experiment.read_samples(drawn).pixels.tolist()}))
 
 
 def test_looks_and_samples_do_not_depend_on_the_number_of_ranks(tmp_path):
@@ -278,8 +278,8 @@ def test_looks_and_samples_do_not_depend_on_the_number_of_ranks(tmp_path):
     experiment.splits_of(config, tmp_path / 'images')
     for n in (1, 2): finish(ranks(look_and_draw, tmp_path, n=n))
     one, a, b = (json.loads((tmp_path / f'{name}.json').read_text()) for name in ('0-of-1', '0-of-2', '1-of-2'))
-    assert b == {'look': {}, 'samples': None} and len(one['samples']) == 14 and one['look']['distance'] == -one['look']['score'] > 0
-    assert a == one
+    assert len(one['samples']) == 14 and one['look']['distance'] == -one['look']['score'] > 0
+    assert a == one and b == one | {'look': {}}
 
 
 def launched(folder):
@@ -288,20 +288,39 @@ def launched(folder):
 
 
 def test_a_run_of_two_ranks_is_taken_over_by_one_process(tmp_path, monkeypatch):
-    "It finds both stages and all samples, and neither trains, nor looks, nor draws."
+    "It finds both stages and all samples, and neither trains, nor looks, nor draws; and so do two ranks that come after it."
     finish(ranks(launched, tmp_path))
     assert [(tmp_path / f'rank {r}').read_text() for r in (0, 1)] == ['finished'] * 2
     assert [row['step'] for row in json.loads((tmp_path / 'judged.json').read_text())] == [0, 2, 4]
     config, samples = tailor(preset('celebahq256', 'smoke'), HQ), sorted(tmp_path.glob('samples/*/*.safetensors'))
     run, dates = Run(config, tmp_path), [p.stat().st_mtime_ns for p in samples]
     images = experiment.splits_of(config, tmp_path)['train']
-    for name in ('ImageStageTwo', '_look'): monkeypatch.setattr(experiment, name, None)
-    vae, *_ = experiment.train_vae(run, images)
+    for name in ('ImageStageOne', 'ImageStageTwo', '_look'): monkeypatch.setattr(experiment, name, None)
+    vae, _ = experiment.train_vae(run, images)
     model, status = experiment.train_energy(run, vae, images, None, None)
-    assert status == 'finished' and len(experiment.draw(run, model)) == 14 and [p.stat().st_mtime_ns for p in samples] == dates and len(dates) == 4
+    assert status == 'finished' and experiment.draw(run, model) == samples and [p.stat().st_mtime_ns for p in samples] == dates and len(dates) == 3
+    assert len(experiment.read_samples(samples)) == 14
     best = load_checkpoint(tmp_path / 'best.safetensors')
     assert all(torch.equal(v, best[k]) for k, v in model.energy.state_dict().items())
-    assert [(leg['processes'], leg['command']) for leg in experiment.launches(tmp_path)] == [(2, 'the same')]
+    finish(ranks(launched, tmp_path))
+    assert [(leg['processes'], leg['command']) for leg in experiment.launches(tmp_path)] == [(2, 'the same')] * 2
+    assert [p.stat().st_mtime_ns for p in samples] == dates
+
+
+def test_a_stage_2_begun_anew_in_its_folder_is_not_taken_as_finished(tmp_path, monkeypatch):
+    "Its files are deleted, and the new training pauses; then it is cut off between its last checkpoint and its last look."
+    config, steps = tailor(preset('celebahq256', 'smoke'), HQ), lambda: [row['step'] for row in json.loads((tmp_path / 'judged.json').read_text())]
+    assert launch.train(config, tmp_path) == 'finished' and steps() == [0, 2, 4]
+    for file in tmp_path.glob('stage2*'): file.unlink()
+    with monkeypatch.context() as patch:
+        asked = iter([False] * 3 + [True])
+        patch.setattr(launch, 'pause_when', lambda *_: lambda: next(asked))
+        assert message(Paused, launch.train, config, tmp_path).startswith('stage 2 paused at update 3')
+    assert steps() == [0, 2, 3]   # a pause is a look too
+    assert launch.train(config, tmp_path) == 'finished' and load_checkpoint(tmp_path / 'stage2.safetensors')['done'] == 4
+    looks = json.loads((tmp_path / 'judged.json').read_text())
+    (tmp_path / 'judged.json').write_text(json.dumps(looks[:-1]))
+    assert launch.train(config, tmp_path) == 'finished' and json.loads((tmp_path / 'judged.json').read_text()) == looks
 
 
 def asks_to_end(folder):

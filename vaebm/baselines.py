@@ -391,10 +391,9 @@ def sweep(notebook: Path | str,                # takes `data`, `tier`, `row`, `s
           pause: Callable[[], bool] = lambda: False, # asked before every run
           again: str = '') -> list[dict]:            # the command that goes on
     "Run `notebook` once for every row and seed, each in its own folder, finished ones excepted; returns what they wrote. Raises `Paused` if it was asked to end, `ValueError` if a folder belongs to another configuration."
-    found = []
-    for row, seed in rows:
-        place = Path(folder).resolve() / f"{row.replace(' ', '_')}-{seed}"
-        run_folder(place, row_config(data, row, {'tier': tier, 'seed': seed}))
+    places, found = [Path(folder).resolve() / f"{row.replace(' ', '_')}-{seed}" for row, seed in rows], []
+    for place, (row, seed) in zip(places, rows): run_folder(place, row_config(data, row, {'tier': tier, 'seed': seed}))
+    for place, (row, seed) in zip(places, rows):
         if pause(): unless_paused(f'paused before {row}, seed {seed}', again)
         if not (place / 'metrics.json').exists(): execute(notebook, {'data': data, 'tier': tier, 'row': row, 'seed': seed, 'run_dir': str(place)}, place / 'notebook.ipynb')
         found.append({'row': row, 'seed': seed, **json.loads((place / 'metrics.json').read_text())})

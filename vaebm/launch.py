@@ -14,7 +14,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from .experiment import PAPER, Extractor, ImageExperiment, Run, draw, launches, preset, reference_statistics, splits_of, tailor, train_energy, train_vae
+from .experiment import PAPER, Extractor, ImageExperiment, Run, draw, launches, preset, reference_statistics, share_of, splits_of, tailor, train_energy, train_vae
 from .parallel import gathered, pause_when, rank, world_size
 from .runs import Paused, environment, read_values, run_folder, write_json
 
@@ -36,6 +36,7 @@ def train(config: ImageExperiment,  # whose batches and buffer are those of all 
           ) -> str:
     "Both stages of a preset and its samples on this rank together with all others, in the folder in which its notebook goes on. Returns how stage 2 ended; raises `Paused` if there was a file STOP or the time was over, `RuntimeError` if stage 1 broke, `ValueError` if the folder belongs to another configuration, or processes and parts do not divide the batches."
     _join()
+    share_of(config.model, world_size())   # refuses before anything is written
     folder = Path(folder)
     if not rank(): _enter(config, folder, again)
     run = Run(config, folder, again=again, stop=pause_when(folder, seconds))
@@ -44,9 +45,9 @@ def train(config: ImageExperiment,  # whose batches and buffer are those of all 
     splits = splits or splits_of(config, folder)
     extractor = Extractor(config.evaluation.extractor)   # if its weights are missing, better to know now
     reference = None if rank() else reference_statistics(config, extractor, splits, folder)
-    vae, *_ = train_vae(run, splits['train'])
+    vae, _ = train_vae(run, splits['train'])
     model, status = train_energy(run, vae, splits['train'], extractor, reference)
-    if status == 'finished': draw(run, model)
+    draw(run, model)
     return status
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus026

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OWN', 'world_size', 'rank', 'mean_over_ranks', 'from_rank_0', 'gathered', 'share', 'average_gradients',
-           'SyncBatchNorm2d', 'rank_file', 'save_shares', 'load_shares', 'pause_when']
+           'SyncBatchNorm2d', 'rank_file', 'save_shares', 'update_of', 'load_shares', 'pause_when']
 
 # %% ../nbs/parallel.ipynb #parallel003
 import glob
@@ -133,8 +133,8 @@ def save_shares(path: Path | str, # the common file, in a folder that all ranks 
     if world_size() == 1: _before(file).unlink(missing_ok=True)   # of another history, if several ranks wrote it
 
 # %% ../nbs/parallel.ipynb #parallel026
-def _update_of(file: Path) -> int:
-    "The update of a checkpoint, from its header alone."
+def update_of(file: Path) -> int: # of a stage
+    "The update of a checkpoint, from its header alone; raises `CheckpointError` if it is truncated."
     try:
         with safetensors.safe_open(file, 'pt') as f: return dict(json.loads(f.metadata()['tree'])['dict'])['done']
     except safetensors.SafetensorError as e: raise CheckpointError(f'{file} is truncated or not a checkpoint: {e}') from e
@@ -142,7 +142,7 @@ def _update_of(file: Path) -> int:
 def _files(path: Path, r: int) -> dict:
     "Checkpoints of rank r, by update."
     file = rank_file(path, r)
-    return {_update_of(f): f for f in (_before(file), file) if f.exists()}
+    return {update_of(f): f for f in (_before(file), file) if f.exists()}
 
 # %% ../nbs/parallel.ipynb #parallel026b
 def load_shares(path: Path | str) -> dict | None:
