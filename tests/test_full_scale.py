@@ -153,8 +153,9 @@ def test_memory_estimate_is_near_the_allocator():
 
 
 def test_looks_need_the_memory_of_their_own_batch():
-    few, many = (costs(tailor(small('celeba64'), {'evaluation': {'batch_size': n}}))['memory'] for n in (4, 32))
-    assert 7 < many['samples'] / few['samples'] < 9 and many['stage 2'] > few['stage 2'] + .9 * (many['samples'] - max(few['activations 2'], few['samples']))
+    few, many = (costs(tailor(small('celeba64'), {'evaluation': {'batch_size': n}}))['memory'] for n in (4, 128))
+    assert 31 < many['samples'] / few['samples'] < 33 and few['samples'] < few['activations 2']   # of 32 chains
+    assert many['stage 2'] - few['stage 2'] == many['samples'] - few['activations 2'] > 0
     config = tailor(small('celeba64'), {'evaluation': {'batch_size': 8}})
     model = build_vaebm(config.model, build_nvae(config.model)[0].eval(), torch.rand(8, 3, 64, 64))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p: fold(model).sample(8, n_steps=1, mean=True)
