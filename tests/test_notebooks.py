@@ -150,6 +150,13 @@ def test_slow_cells_are_skipped_by_all_tools(path):
     assert not differ, f'slow cells without the tag, or the reverse: {differ}'
 
 
+@pytest.mark.parametrize('path', sorted((ROOT / 'nbs').rglob('[!.]*.ipynb')), ids=lambda p: p.stem)
+def test_no_stored_output_is_an_error(path):
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'code']
+    failed = [c.id for c in cells if any(o.output_type == 'error' for o in c.outputs)]
+    assert not failed, f'run these again, or clear their outputs: {failed}'
+
+
 @pytest.mark.parametrize('path', sorted((ROOT / 'vaebm').glob('[!_]*.py')), ids=lambda p: p.stem)
 def test_chapters_of_one_module_take_no_names_from_each_other(path):
     found = []

@@ -55,7 +55,8 @@ def test_ablations_are_those_of_the_record():
 
 def test_speed_is_that_of_the_benchmark():
     bench = record('bench')
-    assert f"{bench['float32']['ratio']:.1f}, in bfloat16 {bench['bfloat16']['ratio']:.1f}" in row('one chain step')
+    (full, half), (full_kept, half_kept) = ([f"{r[kind]['ratio']:.1f}" for kind in ('float32', 'bfloat16')] for r in (bench, bench['memory kept']))
+    assert f'{full}, in bfloat16 {half}; {full_kept} and {half_kept} with memory kept' in row('one chain step')
 
 
 def test_the_run_on_embedded_digits_is_reported_as_it_was():
