@@ -78,9 +78,18 @@ def test_minutes_and_needs_are_those_of_the_headers():
         needed, times = (re.search(rf'\*\*{word}\*\*(.*?)(?=\*\*|\Z)', header, re.S)[1] for word in ('Needs', 'Time'))
         assert set(LINK.findall(needs)) == {target.partition('#')[0] for target in LINK.findall(needed)}, name
         if first := re.match(r'\s*(\d+) (s|second|minute)', times): assert float(minutes) == max(round(int(first[1]) * SECONDS[first[2]] / 60, 1), .1), (name, times)
-        if full: assert re.search(rf' {full} with the cells? marked slow', times), (name, times)
+        if full: assert re.search(rf' {full} minutes with the cells? marked slow', times), (name, times)
         checked += bool(first)
     assert checked > 20
+
+
+def test_minutes_are_near_those_that_were_measured():
+    record = json.loads((ROOT / 'data' / 'results' / 'course.json').read_text())
+    assert {*record['seconds']} == {p.stem for p in NBS.glob('*.ipynb')}
+    for name, minutes in re.findall(r'^\| \[.*?\]\((\w+)\.ipynb\) \| ([\d.]+)', section('Course map'), re.M):
+        measured = record['seconds'][name] / 60
+        assert abs(float(minutes) - measured) < max(.2, .4 * measured), (name, minutes, measured)
+    assert f"together take {record['total'] / 60:.0f} minutes" in section('Course map')
 
 
 def test_every_figure_table_and_equation_has_one_row():
