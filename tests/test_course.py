@@ -26,7 +26,7 @@ def test_course_in_miniature(tmp_path):
 def test_a_page_that_fails_is_named_with_its_cell(copy, tmp_path):
     page = copy / 'nbs' / 'index.ipynb'
     content = json.loads(page.read_text())
-    content['cells'] = [{'cell_type': 'code', 'id': f'cell{i}', 'metadata': {}, 'execution_count': None, 'outputs': [], 'source': source} for i, source in enumerate(['#| slow\n1 / 0', 'x = 1', 'x / 0'])]
+    content['cells'] = [{'cell_type': 'code', 'id': f'cell{i}', 'metadata': {'tags': tags}, 'execution_count': None, 'outputs': [], 'source': source} for i, (tags, source) in enumerate([(['skip-execution'], '1 / 0'), ([], 'x = 1'), ([], 'x / 0')])]
     page.write_text(json.dumps(content))
     with pytest.raises(PapermillExecutionError, match='index.ipynb, cell cell2: ZeroDivisionError'): course(copy, tmp_path)
     assert not (tmp_path / 'course.json').exists()
