@@ -278,9 +278,11 @@ def costs(config: ImageExperiment,
     vae, energy = _on_meta(m)
     update1, update2 = tally(_update_one(m, vae, one // gpus)), tally(_update_two(m, energy, two // gpus))
     product = fold(VAEBM(vae.eval().requires_grad_(False), energy.requires_grad_(False)))
-    eps = torch.empty(two // gpus // k, vae.layout.size, device='meta')
-    step, look = (tally(lambda: run(make_kernel(m.stage2), product, e, 1)) for e in (eps, torch.empty(config.evaluation.batch_size, vae.layout.size, device='meta')))
-    with torch.no_grad(): image = tally(lambda: product.vae.transform(eps))
+    chains, looked = two // gpus // k, config.evaluation.batch_size
+    eps = {n: torch.empty(n, vae.layout.size, device='meta') for n in {chains, looked}}
+    steps = {n: tally(lambda: run(make_kernel(m.stage2), product, e, 1)) for n, e in eps.items()}   # counted once if they are as many
+    step, look = steps[chains], steps[looked]
+    with torch.no_grad(): image = tally(lambda: product.vae.transform(eps[chains]))
     chain = gpus * k * (m.stage2.chain_steps * step.flops + image.flops)
     sizes = {'nvae': 4 * _numbers(vae), 'energy': 4 * _numbers(energy), 'folded': 4 * _numbers(product)}
     buffer = (2 if m.stage2.half_buffer else 4) * (m.stage2.buffer_size // gpus) * (vae.layout.size - (0 if m.stage2.keep_eps_x else vae.layout.size_x))
@@ -630,7 +632,6 @@ def _claim(folder, vae):
     if any(folder.glob('stage2*.safetensors')) and theirs != ours: raise CheckpointError(f'stage 2 in {folder} was trained on the VAE {theirs}, got {ours}; choose another folder, or delete stage2.* there')
     write_json(file, ours)
 
-
 # %% ../nbs/14c_runs.ipynb #14cruns063a
 def _look(config, stage, extractor, reference):
     "Distance of samples of the weights now: every rank draws and describes its parts, rank 0 has the figure."
@@ -683,7 +684,7 @@ def draw(run: Run, model: VAEBM) -> list[Path]: # files, in a sub-folder of the 
     parts = [(folder / f'{k:06}.safetensors', k, len(part)) for k, part in enumerate(torch.arange(e.n_samples).split(e.batch_size))]
     for first in range(0, len(parts), world_size()):
         run.unless_stopped(f'part {first} of the samples')
-        for file, k, n in parts[first:first + world_size()][rank():rank() + 1]:
+        for file, k, n in parts[first + rank():first + rank() + 1]:
             if not file.exists(): save_checkpoint(file, {'pixels': to_bytes(fast.sample(n, torch.Generator(device()).manual_seed(10 ** 9 * (run.config.model.seed + 1) + k), mean=True)).cpu()})
     gathered(None)   # all parts are there
     return [file for file, *_ in parts]
