@@ -636,7 +636,7 @@ def _product(config, vae, energy): return VAEBM(vae if config.pixel_noise else v
 def _fresh_energy(config, x):
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        energy = EnergyResNet(**asdict(config.energy))
+        energy = EnergyResNet(**asdict(config.energy), c_in=config.nvae.channels)
     data_dependent_init(energy, x)
     return energy
 
@@ -729,7 +729,7 @@ def _load_image_vaebm(entry, state):
     config, theirs = configure(VAEBMConfig(), entry['config']), entry['vae']
     vae_entry, vae_state = read_weights(theirs['name'])
     if vae_entry['sha256'] != theirs['sha256']: raise CheckpointError(f"the energy belongs to {theirs['name']} of SHA-256 {theirs['sha256']}, found {vae_entry['sha256']}")
-    energy = EnergyResNet(**asdict(config.energy))
+    energy = EnergyResNet(**asdict(config.energy), c_in=config.nvae.channels)
     energy.load_state_dict(state)
     return _product(config, LOADERS['nvae'](vae_entry, vae_state), energy)
 
