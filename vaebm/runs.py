@@ -221,7 +221,15 @@ def read_weights(name: str) -> tuple[dict, dict]: # a key of the manifest
     manifest = json.loads((checkpoint_folder() / 'manifest.json').read_text())
     if name not in manifest: raise ValueError(f'name must be one of {", ".join(manifest)}, got {name!r}')
     entry = manifest[name]
-    return entry, load_checkpoint(checkpoint_folder() / entry['file'], entry['sha256'])
+    state = load_checkpoint(checkpoint_folder() / entry['file'], entry['sha256'])
+    return entry, _base_state(name, entry) | state if 'base' in entry else state
+
+def _base_state(name, entry):
+    "The state of the weights that `name` is a change of."
+    base = entry['base']
+    theirs, state = read_weights(base['name'])
+    if theirs['sha256'] != base['sha256']: raise CheckpointError(f"{name} is a change of {base['name']} of SHA-256 {base['sha256']}, found {theirs['sha256']}")
+    return state
 
 # %% ../nbs/runs.ipynb #runs049
 def read_published(source: Path | str | dict, # a file that `torch.save` wrote, or its content
