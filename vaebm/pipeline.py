@@ -256,6 +256,7 @@ def rows(config: ImageRun, bases: dict, model: VAEBM, choose: Judge, report: Jud
     def add(name, images): found.setdefault(name, []).append(report.report(images))
     add('test images', test.sample(n, generator(80)))
     add('training images, projected', projected.sample(n, generator(81)))
+    few = min(n, 2000)
     for k in range(config.n_seeds):
         add('VAE, as trained', sample_vae(bases['as trained'], n, generator(k)))
         add('VAE, statistics of the data', sample_vae(bases['statistics of the data'], n, generator(k)))
@@ -263,8 +264,9 @@ def rows(config: ImageRun, bases: dict, model: VAEBM, choose: Judge, report: Jud
         add('VAE, re-adjusted', start)
         add(f'VAE, cooled to {t}', sample_vae(cold, n, generator(k), t))
         add(f'VAE, re-adjusted, contrast times {contrast}', stretched(start, contrast))
-        add('chains under an energy of zero', sample_product(zero, n, generator(50 + k))[1])
         add(f'VAEBM, Eq. 7 on means, {model.n_steps} steps', end)
+        add(f'VAE, re-adjusted, {few:,} of them', start[:few])
+        add(f'chains under an energy of zero, {few:,}', sample_product(zero, few, generator(50 + k))[1])
     return found
 
 # %% ../nbs/pipeline.ipynb #pipeline067
