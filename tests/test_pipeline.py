@@ -42,7 +42,7 @@ def test_unknown_names_are_refused_with_those_that_exist():
 
 
 def test_the_network_that_reports_is_not_the_one_that_chooses():
-    assert all(chooses != reports for chooses, reports in JUDGES.values())
+    assert {data for data, (chooses, reports) in JUDGES.items() if chooses == reports} == {'cifar10'}   # which keeps its last weights
 
 
 def test_stretching_keeps_the_mean_and_multiplies_the_contrast():

@@ -56,10 +56,10 @@ RUNS = {   # overrides of `ImageRun`; those of a smaller tier come on top of tie
         'nvae': _FOUR_BY_FOUR | {'groups': 4, 'latent': 16, 'cells_dec': 2},
         'stage1': {'n_steps': 16_000, 'noise': .15}, 'pixel_noise': False, 'energy': _ENERGY,
         'stage2': _CHAIN | {'n_steps': 3000}, 'sample_steps': 8}},
-    'cifar10': {'data': 'cifar10', 'n_projected': 50_000, 'model': {
+    'cifar10': {'data': 'cifar10', 'every': 200, 'n_choose': 250, 'model': {
         'nvae': {'scales': 2, 'groups': 3, 'latent': 16, 'channels_enc': 16, 'channels_dec': 16, 'cells_enc': 1, 'cells_dec': 1,
                  'blocks_pre': 2, 'blocks_post': 2, 'cells_pre': 1, 'cells_post': 1, 'flows': 0, 'expansion_post': 1},
-        'stage1': {'n_steps': 10_000, 'flip': True}, 'pixel_noise': False, 'energy': {'width': 32, 'blocks': 'd1 d2 2 d4 4'},
+        'stage1': {'n_steps': 10_000, 'flip': True}, 'pixel_noise': False, 'energy': {'width': 32, 'blocks': 'd1 d2 2 d4'},
         'stage2': _CHAIN | {'n_steps': 1000, 'flip': True}, 'sample_steps': 8}},
 }
 _SMALLER = {
@@ -98,7 +98,7 @@ def images_for(data: str,          # key of `JUDGES`
 JUDGES = {   # set: (network that chooses, network that reports)
     'fashion_mnist': ('fashion_classifier', 'fashion_judge'),
     'stacked_mnist': ('digit_classifier', 'digit_judge'),
-    'cifar10': ('cifar10_classifier', 'efficientnet_lite0'),
+    'cifar10': ('efficientnet_lite0', 'efficientnet_lite0'),   # no weights are chosen, see `train_product`
 }
 
 class Judge:
@@ -182,7 +182,7 @@ def projected_once(config: ImageRun, vae: NVAE, train, folder: Path) -> Images:
 
 def train_product(config: ImageRun, vae: NVAE, projected: Images, folder: Path,
                   choose: Judge, pause: Callable[[], bool], again: str) -> tuple[VAEBM, ImageStageTwo, list]:
-    "Stage 2 in the run folder: the product with the weights of the best look, the stage, and all looks; raises `Paused`."
+    "Stage 2 in the run folder: the product with the weights that are kept, the stage, and all looks; raises `Paused`."
     m = config.model
     seeded = lambda k: torch.Generator().manual_seed(40_000 + 100 * m.seed + k)
     model = build_vaebm(m, vae, projected.sample(5 * m.stage2.batch_size, seeded(0)))
@@ -193,10 +193,11 @@ def train_product(config: ImageRun, vae: NVAE, projected: Images, folder: Path,
         return found | {'score': -found['frechet']}
     stage = ImageStageTwo(model, projected, m.stage2, m.seed)
     status = unless_paused(fit(stage, folder / 'stage2.safetensors', config.every, watch=Monitor(folder, judge=look), pause=pause), again)
-    best = load_checkpoint(folder / 'best.safetensors')
-    save_checkpoint(folder / 'weights.safetensors', best)
-    model.energy.load_state_dict(best)
-    print(status)
+    chosen = choose.name != JUDGES[config.data][1]
+    kept = load_checkpoint(folder / 'best.safetensors') if chosen else stage.weights()
+    save_checkpoint(folder / 'weights.safetensors', kept)
+    model.energy.load_state_dict(kept)
+    print(f"{status}; kept: the weights of {'the best look' if chosen else 'the last update'}")
     return model, stage, json.loads((folder / 'judged.json').read_text())
 
 # %% ../nbs/pipeline.ipynb #pipeline053
