@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from vaebm.data import Images
+from vaebm.energy import EnergyResNet
 from vaebm.fast import fold
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE, NVAEConfig
 from vaebm.pipeline import (JUDGES, RUNS, Judge, ZeroEnergy, bound_of, changed, image_run, images_for, sample_product, sample_vae,
                             stretched)
 from vaebm.runs import CheckpointError, message, publish, read_weights, save_checkpoint, write_json
-from vaebm.samplers import pcn_langevin
+from vaebm.training import make_kernel
 
 TINY = NVAEConfig(image_size=32, groups=2, latent=2, channels_enc=4, channels_dec=4, blocks_pre=3, blocks_post=3, cells_pre=1, cells_post=1,
                   cells_enc=1, cells_dec=1, flows=0, channels=1)
@@ -53,11 +54,21 @@ def test_stretching_keeps_the_mean_and_multiplies_the_contrast():
 
 
 def test_an_energy_of_zero_leaves_the_prior():
-    vae = tiny().noiseless()
-    start, end = sample_product(VAEBM(vae, ZeroEnergy(), pcn_langevin(.5), 3), 200, seeded(1))
-    assert start.shape == end.shape == (200, 1, 32, 32) and not torch.equal(start, end)
-    assert torch.allclose(start[:5], sample_vae(vae, 200, seeded(1))[:5], atol=1 / 255)
-    assert abs(start.mean() - end.mean()) < .01
+    vae, config = tiny().noiseless(), image_run('fashion_mnist', 'smoke', {})
+    images = sample_product(config, VAEBM(vae, ZeroEnergy()), 200, seeded(1))
+    assert all(x.shape == (200, 1, 32, 32) for x in images.values())
+    assert torch.allclose(images['start'][:5], sample_vae(vae, 200, seeded(1))[:5], atol=1 / 255)
+    assert not torch.equal(images['start'], images['picked']) and not torch.equal(images['picked'], images['end'])
+    assert max(abs(images[name].mean() - images['start'].mean()) for name in ('picked', 'end')) < .01
+
+
+def test_the_parts_of_the_kernel_are_the_kernel():
+    config, vae = image_run('fashion_mnist', 'smoke', {}), tiny().noiseless()
+    torch.manual_seed(5)
+    model = VAEBM(vae, EnergyResNet(4, 'd1 d1', 1).requires_grad_(False), make_kernel(config.model.stage2), 1)
+    parts = sample_product(config, model, 8, seeded(6))['end']
+    whole = model.sample(8, seeded(6), mean=True)
+    assert torch.allclose(parts, whole, atol=1 / 255)
 
 
 def test_bounds_of_equal_models_differ_by_nothing():

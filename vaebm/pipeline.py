@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUNS', 'JUDGES', 'ImageRun', 'image_run', 'images_for', 'Judge', 'train_base', 'bound_of', 'projected_once',
-           'train_product', 'training_figure', 'ZeroEnergy', 'sample_vae', 'sample_product', 'stretched', 'cooled',
-           'rows', 'tell', 'tiles', 'three_grids', 'strips', 'neighbours', 'energy_histogram', 'changed', 'record_run']
+           'train_product', 'training_figure', 'ZeroEnergy', 'sample_vae', 'moves', 'sample_product', 'stretched',
+           'cooled', 'rows', 'tell', 'tiles', 'grids', 'strips', 'neighbours', 'energy_histogram', 'changed',
+           'record_run']
 
 # %% ../nbs/pipeline.ipynb #pipeline003
 import copy
@@ -20,10 +21,10 @@ from torch import nn
 
 from .data import Images, StackedDigits, load_images, to_bytes
 from .fast import fold
-from .metrics import (EfficientNetFeatures, Statistics, along_chains, class_report, feature_distance, inception_score,
-                           load_classifier, mode_report, statistics)
+from .metrics import EfficientNetFeatures, class_report, feature_distance, load_classifier, mode_report, statistics
 from .model import VAEBM
 from .nvae import NVAE, readjust_batch_norm, update_batch_norm
+from .samplers import Kernel, independence, pcn_langevin, run
 from .plot import COLORS, STYLES, axes, curve, pictures, show
 from .runs import (configure, load_checkpoint, read_weights, save_checkpoint, unless_paused, write_record)
 from .training import (ImageStageOne, ImageStageTwo, Monitor, VAEBMConfig, build_nvae, build_vaebm, fit, project)
@@ -41,9 +42,9 @@ class ImageRun:
     n_seeds: int = 3              # rows of samples are drawn so often, from other noise
 
 # %% ../nbs/pipeline.ipynb #pipeline013
-_CHAIN = {'kernel': 'pcn_langevin', 'kernel_options': {'step_size': .1}, 'chain_steps': 8, 'replay': 0., 'half_buffer': False,
-          'lr': 2e-4, 'beta1': .5, 'constant': True, 'clip': False, 'weight_decay': 0., 'energy_penalty': 2e-3, 'spectral': 2e-3,
-          'ema': .995, 'max_gap': 200.}
+_CHAIN = {'kernel': 'cycle', 'kernel_options': {'independence': {'n_proposals': 4}, 'pcn_langevin': {'step_size': .1, 'times': 6}},
+          'chain_steps': 1, 'replay': 0., 'half_buffer': False, 'lr': 2e-4, 'beta1': .5, 'constant': True,
+          'clip': False, 'weight_decay': 0., 'energy_penalty': 2e-3, 'spectral': 2e-3, 'ema': .995, 'max_gap': 200.}
 _FOUR_BY_FOUR = {'channels_enc': 12, 'channels_dec': 16, 'cells_enc': 1, 'blocks_pre': 3, 'blocks_post': 3, 'cells_pre': 1,
                  'cells_post': 1, 'flows': 0}
 _ENERGY = {'width': 24, 'blocks': 'd1 d2 2 d4'}
@@ -51,21 +52,21 @@ RUNS = {   # overrides of `ImageRun`; those of a smaller tier come on top of tie
     'fashion_mnist': {'data': 'fashion_mnist', 'model': {
         'nvae': _FOUR_BY_FOUR | {'channels': 1, 'groups': 6, 'latent': 8, 'cells_dec': 1, 'expansion_post': 1},
         'stage1': {'n_steps': 8000, 'noise': .05}, 'pixel_noise': False, 'energy': _ENERGY,
-        'stage2': _CHAIN | {'n_steps': 2000}, 'sample_steps': 8}},
+        'stage2': _CHAIN | {'n_steps': 2000}, 'sample_steps': 1}},
     'stacked_mnist': {'data': 'stacked_mnist', 'n_projected': 50_000, 'n_samples': 26_000, 'model': {
         'nvae': _FOUR_BY_FOUR | {'groups': 4, 'latent': 16, 'cells_dec': 2},
         'stage1': {'n_steps': 16_000, 'noise': .15}, 'pixel_noise': False, 'energy': _ENERGY,
-        'stage2': _CHAIN | {'n_steps': 3000}, 'sample_steps': 8}},
+        'stage2': _CHAIN | {'n_steps': 3000}, 'sample_steps': 1}},
     'cifar10': {'data': 'cifar10', 'every': 200, 'n_choose': 250, 'model': {
         'nvae': {'scales': 2, 'groups': 3, 'latent': 16, 'channels_enc': 16, 'channels_dec': 16, 'cells_enc': 1, 'cells_dec': 1,
                  'blocks_pre': 2, 'blocks_post': 2, 'cells_pre': 1, 'cells_post': 1, 'flows': 0, 'expansion_post': 1},
         'stage1': {'n_steps': 10_000, 'flip': True}, 'pixel_noise': False, 'energy': {'width': 32, 'blocks': 'd1 d2 2 d4'},
-        'stage2': _CHAIN | {'n_steps': 1000, 'flip': True}, 'sample_steps': 8}},
+        'stage2': _CHAIN | {'n_steps': 1000, 'flip': True}, 'sample_steps': 1}},
 }
 _SMALLER = {
     'smoke': {'n_projected': 40, 'every': 2, 'n_choose': 20, 'n_samples': 40, 'n_seeds': 2, 'model': {
         'nvae': {'channels_enc': 4, 'channels_dec': 4}, 'stage1': {'n_steps': 10, 'batch_size': 8, 'warmup': 5},
-        'energy': {'width': 4, 'blocks': 'd1 d1'}, 'stage2': {'n_steps': 4, 'batch_size': 8, 'chain_steps': 2}, 'sample_steps': 2}},
+        'energy': {'width': 4, 'blocks': 'd1 d1'}, 'stage2': {'n_steps': 4, 'batch_size': 8}}},
     'quick': {'n_projected': 5000, 'n_samples': 2000, 'model': {
         'stage1': {'n_steps': 1500}, 'stage2': {'n_steps': 300}}},
     'cpu': {},
@@ -224,10 +225,21 @@ def sample_vae(vae: NVAE, n: int, generator: torch.Generator, temperature: float
     fast = fold(vae)
     return torch.cat([fast.sample(len(part), generator, temperature) for part in torch.arange(n).split(250)]).clamp(0, 1)
 
-def sample_product(model: VAEBM, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    "The VAE's images and the ends of their chains, both of shape (n, C, H, W), from the same noise."
-    path = along_chains(model, n, (0, model.n_steps), generator=generator)
-    return path[0].images[:], path[model.n_steps].images[:]
+def moves(model: VAEBM, options: dict) -> tuple[Kernel, Kernel, int]: # `kernel_options` of a cycle of both
+    "The global kernel, the local kernel and how often the local one steps: the two parts of the model's own kernel."
+    local = {k: v for k, v in options['pcn_langevin'].items() if k != 'times'}
+    return independence(**options['independence']), pcn_langevin(**local), options['pcn_langevin']['times']
+
+@torch.no_grad()
+def sample_product(config: ImageRun, model: VAEBM, n: int, generator: torch.Generator, chunk: int = 250) -> dict:
+    "Images (n, C, H, W) of the VAE, those picked by global moves, and the ends of the local chains from these: {'start', 'picked', 'end'}."
+    pick, local, times = moves(model, config.model.stage2.kernel_options)
+    fast, found = fold(model), {'start': [], 'picked': [], 'end': []}
+    for eps in model.vae.layout.noise(n, chunk, generator):
+        picked = run(pick, fast, eps, 1, generator).eps
+        end = run(local, fast, picked, times, generator).eps
+        for name, e in zip(found, (eps, picked, end)): found[name].append(to_bytes(fast.vae.transform(e)))
+    return {name: torch.cat(parts).float() / 255 for name, parts in found.items()}
 
 def stretched(x: torch.Tensor, factor: float) -> torch.Tensor: # images in [0, 1], shape (n, C, H, W)
     "The images with `factor` times the contrast about each image's mean, clamped."
@@ -261,13 +273,14 @@ def rows(config: ImageRun, bases: dict, model: VAEBM, choose: Judge, report: Jud
     for k in range(config.n_seeds):
         add('VAE, as trained', sample_vae(bases['as trained'], n, generator(k)))
         add('VAE, statistics of the data', sample_vae(bases['statistics of the data'], n, generator(k)))
-        start, end = sample_product(model, n, generator(k))
-        add('VAE, re-adjusted', start)
+        images = sample_product(config, model, n, generator(k))
+        add('VAE, re-adjusted', images['start'])
         add(f'VAE, cooled to {t}', sample_vae(cold, n, generator(k), t))
-        add(f'VAE, re-adjusted, contrast times {contrast}', stretched(start, contrast))
-        add(f'VAEBM, Eq. 7 on means, {model.n_steps} steps', end)
-        add(f'VAE, re-adjusted, {few:,} of them', start[:few])
-        add(f'chains under an energy of zero, {few:,}', sample_product(zero, few, generator(50 + k))[1])
+        add(f'VAE, re-adjusted, contrast times {contrast}', stretched(images['start'], contrast))
+        add('VAE, picked by global moves alone', images['picked'])
+        add('VAEBM, Eq. 7 on means', images['end'])
+        add(f'VAE, re-adjusted, {few:,} of them', images['start'][:few])
+        add(f'VAEBM with an energy of zero, {few:,}', sample_product(config, zero, few, generator(50 + k))['end'])
     return found
 
 # %% ../nbs/pipeline.ipynb #pipeline067
@@ -288,24 +301,33 @@ def tiles(x: torch.Tensor, data: str) -> torch.Tensor: # images, shape (n, C, H,
     "The images as they are shown, shape (n, 1 or 3, H, W or 3W)."
     return torch.cat(x.split(1, 1), 3) if data == 'stacked_mnist' else x
 
-def three_grids(real: torch.Tensor, start: torch.Tensor, end: torch.Tensor, data: str, path: Path) -> None:
-    "Real images, samples of the VAE, and the ends of the chains that start from them, one grid below the other."
+def grids(real: torch.Tensor, images: dict, data: str, path: Path) -> None: # `images` as `sample_product` returns them
+    "Real images, samples of the VAE, what global moves pick, and the ends of the local chains that start from these."
     columns = 3 if data == 'stacked_mnist' else 8
-    grids = {'real images': real, 'samples of the VAE': start, 'the same noise after the chain': end}
-    fig, axs = axes(list(grids), size=10, columns=1)
-    fig.set_size_inches(10, 3 * 1.28 * -(-len(real) // columns) * (8 / columns / 3 if data == 'stacked_mnist' else 1) + 1)
-    for ax, x in zip(axs, grids.values()): pictures(ax, tiles(x, data), columns)
-    show(fig, 'Real images, samples of the VAE, and the ends of the chains that start from these.', path)
+    shown = {'real images': real, 'samples of the VAE': images['start'], 'the VAE, after the global moves': images['picked'],
+             'the same places, after the local moves': images['end']}
+    height = 10 / columns * -(-len(real) // columns) / (3 if data == 'stacked_mnist' else 1)
+    fig, axs = axes(list(shown), size=10, columns=1)
+    fig.set_size_inches(10, len(shown) * (height + .3))
+    for ax, x in zip(axs, shown.values()): pictures(ax, tiles(x, data), columns)
+    show(fig, 'Real images, samples of the VAE, those picked by global moves, and the ends of the local chains that start from these.', path)
 
-def strips(model: VAEBM, n: int, data: str, generator: torch.Generator, path: Path) -> None:
-    "n chains, one a row, seen after 0, 1, 2, 4, ... steps."
-    stations = [0] + [2 ** k for k in range(10) if 2 ** k <= 2 * model.n_steps]
-    seen = along_chains(model, n, stations, generator=generator)
-    fig, axs = axes([f"after {', '.join(map(str, stations))} steps"], size=10)
-    order = torch.stack([tiles(s.images[:], data) for s in seen.values()], 1).flatten(0, 1)
-    fig.set_size_inches(10, 10 * n * order.shape[2] / (len(stations) * order.shape[3]) + .4)
-    pictures(axs[0], order, len(stations))
-    show(fig, f'{n} chains, one a row, from the VAE on the left to {stations[-1]} steps on the right.', path)
+def strips(config: ImageRun, model: VAEBM, n: int, generator: torch.Generator, path: Path) -> None:
+    "n chains, one a row: the VAE's image, the one that global moves pick, then every local step, to three times the usual length."
+    pick, local, times = moves(model, config.model.stage2.kernel_options)
+    eps, fast, seen = torch.randn(n, model.vae.layout.size, generator=generator), fold(model), []
+    with torch.no_grad():
+        def look(e): seen.append(tiles(fast.vae.transform(e).clamp(0, 1), config.data))
+        look(eps)
+        picked = run(pick, fast, eps, 1, generator).eps
+        look(picked)
+        stations = [1, 2, 4, times, 3 * times]
+        run(local, fast, picked, stations[-1], generator, lambda d: look(d['state'].eps) if d['step'] + 1 in stations else None)
+    order = torch.stack(seen, 1).flatten(0, 1)
+    fig, axs = axes([f"VAE, picked, then after {', '.join(map(str, stations))} local steps"], size=10)
+    fig.set_size_inches(10, 10 * n * order.shape[2] / (len(seen) * order.shape[3]) + .4)
+    pictures(axs[0], order, len(seen))
+    show(fig, f'{n} chains, one a row: the VAE, what global moves pick, and {stations[-1]} local steps.', path)
 
 # %% ../nbs/pipeline.ipynb #pipeline073
 def neighbours(samples: torch.Tensor, # shape (n, C, H, W)
