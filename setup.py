@@ -1,4 +1,4 @@
-"""Packaging: everything is read from settings.ini; trained weights travel as the sub-package folder vaebm/checkpoints."""
+"""Packaging: everything is read from settings.ini; trained weights and image sets travel as sub-package folders."""
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -21,9 +21,9 @@ setup(
     keywords=cfg["keywords"].split(),
     url=cfg["git_url"],
     python_requires=f">={cfg['min_python']}",
-    packages=["vaebm", "vaebm.checkpoints"],
-    package_dir={"vaebm.checkpoints": "data/checkpoints"},
-    package_data={"vaebm.checkpoints": ["*.safetensors", "*.json"]},
+    packages=["vaebm", "vaebm.checkpoints", "vaebm.sets"],
+    package_dir={"vaebm.checkpoints": "data/checkpoints", "vaebm.sets": "data/sets"},
+    package_data={"vaebm.checkpoints": ["*.safetensors", "*.json"], "vaebm.sets": ["*.npz", "README.md"]},
     install_requires=cfg["requirements"].split(),
     entry_points={"console_scripts": ["vaebm-run = vaebm.runs:main"]},
     extras_require={"dev": cfg["dev_requirements"].split()},

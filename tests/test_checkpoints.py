@@ -112,12 +112,19 @@ def test_files_stay_small():
 
 
 @pytest.mark.slow
-def test_wheel_carries_the_weights(tmp_path):
+def test_wheel_carries_the_weights_and_the_image_set(tmp_path):
     copy = tmp_path / 'source'
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns('.venv', '.git', 'runs', 'build', '*.egg-info'))
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', str(tmp_path), str(copy)], check=True)
     wheel, = tmp_path.glob('*.whl')
     zipfile.ZipFile(wheel).extractall(tmp_path / 'site')
-    code = "import vaebm; print(vaebm.__file__); print(vaebm.load_pretrained('25_gaussians').vae.layout.size)"
+    assert (tmp_path / 'site' / 'vaebm' / 'sets' / 'README.md').exists()
+    code = """
+import vaebm
+from vaebm.data import load_images
+print(vaebm.__file__)
+print(vaebm.load_pretrained('25_gaussians').vae.layout.size)
+print(len(load_images('fashion_mnist', 'test', download=False)))
+"""
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env={'PYTHONPATH': str(tmp_path / 'site'), 'PATH': ''}, capture_output=True, text=True)
-    assert str(tmp_path / 'site') in done.stdout and done.stdout.split()[-1] == '22', done.stderr
+    assert str(tmp_path / 'site') in done.stdout and done.stdout.split()[-2:] == ['22', '2000'], done.stderr

@@ -28,7 +28,7 @@ from .data import Images, StackedDigits, draw_indices, load_images
 from .energy import EnergyResNet
 from .fast import fold
 from .layers import WNConv2d, data_dependent_init, lip_swish
-from .metrics import DigitClassifier, EfficientNetFeatures, feature_distance, inception_score, load_classifier, load_statistics, mode_report, statistics
+from .metrics import Classifier, EfficientNetFeatures, feature_distance, inception_score, load_classifier, load_statistics, mode_report, statistics
 from .model import VAEBM
 from .runs import configure, execute, run_folder, unless_paused
 from .training import LOADERS, EnergyConfig, ImageStageTwo, ImageStageTwoConfig, cosine_lr, load_pretrained, make_kernel
@@ -61,7 +61,7 @@ def colour(images: torch.Tensor) -> torch.Tensor: # shape (n, C, H, W), at most 
 # %% ../nbs/13_ablations.ipynb #13ablations009
 class PairJudge:
     "Judge images whose channels are digits, two or three, by a classifier of single ones."
-    def __init__(self, classifier: DigitClassifier, shares: torch.Tensor, # class shares of the data, shape (10,)
+    def __init__(self, classifier: Classifier, shares: torch.Tensor, # class shares of the data, shape (10,)
                  reference: torch.Tensor):                                # images of the data, shape (n, C, H, W)
         self.trunk, self.linear, self.shares = nn.Sequential(*list(classifier)[:-2]), classifier[-1], shares
         self.reference = statistics(nn.Identity(), [self.features(reference).flatten(1)])

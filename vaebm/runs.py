@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['configure', 'message', 'parameters', 'write_atomic', 'write_json', 'save_checkpoint', 'CheckpointError',
            'load_checkpoint', 'run_folder', 'environment', 'command_line', 'write_record', 'Paused', 'unless_paused',
-           'checkpoint_folder', 'publish', 'read_weights', 'read_published', 'execute', 'read_values', 'main']
+           'package_folder', 'checkpoint_folder', 'publish', 'read_weights', 'read_published', 'execute', 'read_values',
+           'main']
 
 # %% ../nbs/runs.ipynb #runs003
 import argparse
@@ -194,11 +195,16 @@ def unless_paused(status: str,  # what `fit` returned
     return status
 
 # %% ../nbs/runs.ipynb #runs042
-def checkpoint_folder() -> Path:
-    "Where trained weights are: inside an installed package, or `data/checkpoints` beside an editable one."
+def package_folder(name: str) -> Path: # 'checkpoints' or 'sets'
+    "Where files that come with the package are: inside an installed package, or `data/NAME` beside an editable one."
     package = Path(vaebm.__file__).parent
-    inside = package / 'checkpoints'
-    return inside if inside.is_dir() else package.parent / 'data' / 'checkpoints'
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / 'data' / name
+
+# %% ../nbs/runs.ipynb #runs042b
+def checkpoint_folder() -> Path:
+    "Where trained weights are."
+    return package_folder('checkpoints')
 
 # %% ../nbs/runs.ipynb #runs044
 def publish(folder: Path | str,            # run folder of a finished experiment
