@@ -79,6 +79,10 @@ def test_a_refused_run_leaves_the_finished_one_as_it_was(toy, command):
     assert command(notebook, 'run_dir=run', 'tier=huge') == (2, '', 'error: tier must be smoke or cpu\n')
     assert Path('run/notebook.ipynb').read_text() == stored and sorted(os.listdir('run')) == ['notebook.ipynb'] and os.listdir() == ['run']
     assert command(notebook, 'tier=huge')[0] == 2 and os.listdir() == ['run']
+    late = "class RunFolderError(ValueError): pass\nraise RunFolderError('other data')"
+    for folder, left in (('run', ['notebook.ipynb']), ('new', [])):   # found out later, when the data is there
+        assert command(toy(late), f'run_dir={folder}') == (2, '', 'error: other data\n') and sorted(os.listdir(folder)) == left
+    assert Path('run/notebook.ipynb').read_text() == stored
 
 
 def test_the_folder_is_named_by_tier_and_seed_or_by_hand(toy, command, monkeypatch, tmp_path):
@@ -127,6 +131,7 @@ def test_exit_code_is_that_of_the_run(toy, command):
         assert command(toy(end.replace('STATUS', repr(status))), 'run_dir=x')[::2] == (code, f'error: {status}\n' if code else '')
     code, out, err = command(toy("class Paused(Exception): pass\nraise Paused('paused at update 3; go on with\\nvaebm-run toy.ipynb')"), 'run_dir=y')
     assert (code, err) == (0, '') and out == 'paused at update 3; go on with\nvaebm-run toy.ipynb\n'
+    assert command(toy("class Stopped(Exception): pass\nraise Stopped('stage 1 stopped: not finite')"), 'run_dir=y') == (1, '', 'error: stage 1 stopped: not finite\n')
     code, out, err = command(toy("raise RuntimeError('no space left')"), 'run_dir=z')
     assert code == 1 and 'Traceback' in err and err.splitlines()[-1] == 'error: RuntimeError: no space left'
     assert 'no space left' in Path('z/notebook.ipynb').read_text()
