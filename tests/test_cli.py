@@ -11,7 +11,10 @@ import nbformat
 import pytest
 from fork import finish, start
 
+import vaebm
 from vaebm.cli import main, read_notebook, read_parameters, read_values, split_values
+from vaebm.data import data_folder
+from vaebm.runs import repository
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / 'nbs' / 'experiments').glob('*.ipynb'))
@@ -191,3 +194,24 @@ def test_parameters_can_be_changed_and_run_again(name, field, tmp_path, monkeypa
         assert seed() == k
     with pytest.raises(ValueError, match=f"unknown parameter '{field}s'"): run(change(3, f'{field}s'), cells[at + 1].source)
     assert field not in names
+
+
+def test_files_of_the_repository_are_found_whatever_the_working_directory(tmp_path, monkeypatch):
+    "From the package, from within another clone, and outside of both."
+    monkeypatch.delenv('VAEBM_DATA', raising=False)
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    monkeypatch.chdir(tmp_path)
+    assert repository() == ROOT and data_folder() == ROOT / 'data' / 'downloads'
+    inner = tmp_path / 'clone' / 'nbs' / 'experiments'
+    inner.mkdir(parents=True)
+    (tmp_path / 'clone' / 'nbs' / 'index.ipynb').touch()
+    monkeypatch.chdir(inner)
+    assert repository() == tmp_path / 'clone' and data_folder() == tmp_path / 'clone' / 'data' / 'downloads'
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vaebm, '__file__', str(tmp_path / 'site-packages' / 'vaebm' / '__init__.py'))
+    with pytest.raises(FileNotFoundError, match='neither .* nor the package is in a clone'): repository()
+    assert data_folder() == tmp_path / 'home' / '.cache' / 'vaebm'
+    monkeypatch.setenv('VAEBM_DATA', '~/sets')
+    assert data_folder() == tmp_path / 'home' / 'sets'
+    with pytest.raises(SystemExit) as end: main(['--list'])
+    assert end.value.code == 2
