@@ -185,13 +185,12 @@ def test_parameters_can_be_changed_and_run_again(name, field, tmp_path, monkeypa
     def run(*sources):
         for source in sources: exec(source, names)
     def change(seed, key=field): return cells[at].source.replace('seed = 0', f'seed = {seed}').replace("tier = 'cpu'", "tier = 'smoke'").replace(f'\n{field} = ' + '{}', f'\n{key} = ' + '{"n_steps": 3}')
-    def seed():
-        return names['config'].seed if 'config' in names else names['run'].config.model.seed
     run(*(c.source for c in cells[:at]), change(0), cells[at + 1].source)
     names['later'] = 'made by the run'
     for k in (1, 2):
         run(change(k), cells[at + 1].source)
-        assert seed() == k
+        folder = names['folder'] if 'folder' in names else names['run'].folder
+        assert folder.name.endswith(f'-{k}') and f'"seed": {k}' in (folder / 'config.json').read_text()
     with pytest.raises(ValueError, match=f"unknown parameter '{field}s'"): run(change(3, f'{field}s'), cells[at + 1].source)
     assert field not in names
 
