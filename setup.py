@@ -25,6 +25,6 @@ setup(
     package_dir={"vaebm.checkpoints": "data/checkpoints", "vaebm.sets": "data/sets"},
     package_data={"vaebm.checkpoints": ["*.safetensors", "*.json"], "vaebm.sets": ["*.npz", "README.md"]},
     install_requires=cfg["requirements"].split(),
-    entry_points={"console_scripts": ["vaebm-run = vaebm.runs:main"]},
+    entry_points={"console_scripts": ["vaebm-run = vaebm.cli:main"]},
     extras_require={"dev": cfg["dev_requirements"].split()},
 )

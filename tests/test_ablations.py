@@ -14,7 +14,7 @@ from vaebm.baselines import TABLES, row_config, sweep
 from vaebm.runs import Paused, message, run_folder
 
 ROOT = Path(__file__).parents[1]
-RUN = [sys.executable, '-c', 'from vaebm.runs import main; main()', str(ROOT / 'nbs' / 'experiments' / 'ablations.ipynb'), 'tier=smoke', 'seeds=1', 'only=VAE;VAEBM']
+RUN = [sys.executable, '-c', 'from vaebm.cli import main; main()', str(ROOT / 'nbs' / 'experiments' / 'ablations.ipynb'), 'tier=smoke', 'seeds=1', 'only=VAE;VAEBM']
 
 
 @pytest.mark.parametrize('data', TABLES)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vaebm.runs import execute
+from vaebm.cli import execute
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from vaebm.runs import execute
+from vaebm.cli import execute
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fork import finish, start
 
-from vaebm.runs import load_checkpoint, main
+from vaebm.runs import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / 'nbs' / 'experiments' / '25_gaussians.ipynb'
@@ -20,7 +20,7 @@ ONE_THREAD = os.environ | {'OMP_NUM_THREADS': '1'}  # tests run side by side, an
 
 
 def vaebm_run(*args, notebook=NOTEBOOK, **env):
-    return subprocess.run([sys.executable, '-c', 'from vaebm.runs import main; main()', str(notebook), *args], env=ONE_THREAD | env, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, '-c', 'from vaebm.cli import main; main()', str(notebook), *args], env=ONE_THREAD | env, capture_output=True, text=True, timeout=300)
 
 
 def test_smoke_tier_writes_a_whole_run_folder(tmp_path):
@@ -31,7 +31,7 @@ def test_smoke_tier_writes_a_whole_run_folder(tmp_path):
     metrics = json.loads((tmp_path / 'metrics.json').read_text())['metrics']
     assert abs(metrics['likelihood']['truth'] + 1.10) < .02
     again = vaebm_run('tier=smoke', 'seed=1', f'run_dir={tmp_path}')
-    assert again.returncode != 0 and 'belongs to another configuration' in again.stderr
+    assert again.returncode == 2 and 'belongs to another configuration' in again.stderr and again.stderr.count('\n') == 1
 
 
 @pytest.mark.slow
@@ -57,19 +57,6 @@ def test_architectures_keep_finished_rows(tmp_path):
     rows[0].unlink()
     written = {p: p.stat().st_mtime_ns for p in rows[1:]}
     assert run().returncode == 0 and rows[0].exists() and written == {p: p.stat().st_mtime_ns for p in rows[1:]}
-
-
-def test_unknown_parameter_is_refused_before_anything_runs(tmp_path):
-    done = vaebm_run('teir=smoke', f'run_dir={tmp_path}')
-    assert done.returncode != 0 and "unknown parameter 'teir'" in done.stderr and 'allowed: tier, seed' in done.stderr
-
-
-def test_run_dir_is_relative_to_where_the_command_is_given(tmp_path, monkeypatch):
-    given = {}
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('vaebm.runs.execute', lambda notebook, values, out: given.update(values, out=out))
-    main([str(NOTEBOOK), 'run_dir=here'])
-    assert given == {'run_dir': str(tmp_path / 'here'), 'out': tmp_path / 'here' / 'notebook.ipynb'}
 
 
 def test_unknown_parameter_is_refused_under_plain_papermill(tmp_path):

@@ -272,7 +272,7 @@ def test_the_fid_network_is_asked_as_it_wants_to_be(tmp_path, monkeypatch):
 
 
 def command(name, folder, *more):
-    return [sys.executable, '-c', 'from vaebm.runs import main; main()', str(ROOT / 'nbs' / 'experiments' / f'{name}.ipynb'), 'tier=smoke', f'run_dir={folder}', *more]
+    return [sys.executable, '-c', 'from vaebm.cli import main; main()', str(ROOT / 'nbs' / 'experiments' / f'{name}.ipynb'), 'tier=smoke', f'run_dir={folder}', *more]
 
 
 def environment(tmp_path): return os.environ | {'OMP_NUM_THREADS': '1', 'VAEBM_DATA': str(tmp_path / 'no data'), 'MPLBACKEND': 'agg'}

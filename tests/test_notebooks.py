@@ -151,6 +151,16 @@ def test_slow_cells_are_skipped_by_all_tools(path):
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'nbs').rglob('[!.]*.ipynb')), ids=lambda p: p.stem)
+def test_pages_run_in_any_folder_and_leave_the_library_alone(path):
+    "Files of the repository are named from its root, which `repository` finds; exporting is for `make export`, not for a reader who runs all cells."
+    sources = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'code']
+    code = '\n'.join(re.sub('^[%!].*', '', source, flags=re.M) for source in sources)
+    texts = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert not [text for text in texts if re.match(r'(\.\./|figures/|experiments/|\d\d\w?_\w+\.ipynb)', text)]
+    assert 'nbdev_export()' not in code
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'nbs').rglob('[!.]*.ipynb')), ids=lambda p: p.stem)
 def test_no_stored_output_is_an_error(path):
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'code']
     failed = [c.id for c in cells if any(o.output_type == 'error' for o in c.outputs)]

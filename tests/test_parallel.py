@@ -1,6 +1,7 @@
 """Two processes on the CPU train as one with twice the batch, stop together, and survive the death of one of them."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -372,9 +373,12 @@ def test_the_launcher_reports_how_training_ended(tmp_path, monkeypatch, capsys, 
 
 
 @pytest.mark.parametrize('words, text', [(['data=mnist'], "data must be one of cifar10, .*, got 'mnist'"), (['data=cifar10', 'tier=cpu'], "tier paper or smoke, got 'cifar10' and 'cpu'"),
-                                         (['data=celeba64', 'source=code'], 'source of celeba64'), (['data=celeba64', 'stage2={"steps": 3}'], "unknown parameter 'steps'"), (['data=celeba64', 'ratio={"n_steps": 3}'], 'fields must be among seed, .*, got ratio')])
-def test_the_launcher_refuses_what_is_not_there(tmp_path, words, text):
-    with pytest.raises(ValueError, match=text): launch.main([f'run_dir={tmp_path}/run', *words])
+                                         (['data=celeba64', 'source=code'], 'source of celeba64'), (['data=celeba64', 'stage2={"steps": 3}'], "unknown parameter 'steps'"), (['data=celeba64', 'ratio={"n_steps": 3}'], "unknown parameter 'ratio'; allowed: run_dir, data, tier"),
+                                         (['data=celeba64', 'stage2={n_steps: 3}'], 'stage2 must be JSON'), (['data=celeba64', 'seconds=soon'], 'seconds must be a number')])
+def test_the_launcher_refuses_what_is_not_there(tmp_path, capsys, words, text):
+    with pytest.raises(SystemExit) as end: launch.main([f'run_dir={tmp_path}/run', *words])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and re.match(f'error: .*{text}', said) and said.count('\n') == 1
     assert not (tmp_path / 'run').exists()
 
 
@@ -384,7 +388,7 @@ def wait_for(path, process):
 
 @pytest.mark.slow
 def test_an_experiment_ends_when_asked_and_says_how_to_go_on(tmp_path):
-    command = [sys.executable, '-c', 'from vaebm.runs import main; main()', str(EXPERIMENTS / '25_gaussians.ipynb'), f'run_dir={tmp_path}', 'seed=3']
+    command = [sys.executable, '-c', 'from vaebm.cli import main; main()', str(EXPERIMENTS / '25_gaussians.ipynb'), f'run_dir={tmp_path}', 'seed=3']
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
     wait_for(tmp_path / 'stage1.safetensors', process)
     (tmp_path / 'STOP').touch()

@@ -24,13 +24,14 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from .cli import execute
 from .data import Images, StackedDigits, draw_indices, load_images
 from .energy import EnergyResNet
 from .fast import fold
 from .layers import WNConv2d, data_dependent_init, lip_swish
 from .metrics import Classifier, EfficientNetFeatures, feature_distance, inception_score, load_classifier, load_statistics, mode_report, statistics
 from .model import VAEBM
-from .runs import configure, execute, run_folder, unless_paused
+from .runs import configure, run_folder, unless_paused
 from .training import LOADERS, EnergyConfig, ImageStageTwo, ImageStageTwoConfig, cosine_lr, load_pretrained, make_kernel
 from .vae import MLPVAE, Layout
 

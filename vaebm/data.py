@@ -96,7 +96,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .runs import package_folder
+from .runs import package_folder, repository
 
 # %% ../nbs/00b_images.ipynb #00bimages005
 def draw_indices(high: int, shape: tuple, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -155,8 +155,10 @@ IMAGE_SETS = {
 
 # %% ../nbs/00b_images.ipynb #00bimages013
 def data_folder() -> Path:
-    "The folder of data files: `VAEBM_DATA`, or data/downloads below the current one."
-    return Path(os.environ.get('VAEBM_DATA') or 'data/downloads')
+    "The folder of data files, whatever the working directory: `VAEBM_DATA`, or else data/downloads of the repository, or ~/.cache/vaebm outside of a clone."
+    if os.environ.get('VAEBM_DATA'): return Path(os.environ['VAEBM_DATA']).expanduser()
+    try: return repository() / 'data' / 'downloads'
+    except FileNotFoundError: return Path.home() / '.cache' / 'vaebm'
 
 # %% ../nbs/00b_images.ipynb #00bimagesnpz1
 def read_npz(path: Path | str) -> Images:
