@@ -375,6 +375,7 @@ def changed(state: dict, base: dict) -> dict:
 def record_run(config: ImageRun, experiment: str, given: dict, folder: Path, metrics: dict) -> None:
     "Write the records of both stages, for `publish`: configuration, command, metrics, seconds and digests."
     m, place = config.model, folder / 'vae'
+    given = {name: value for name, value in given.items() if name != 'run_dir'}
     seconds = {stage: json.loads((at / 'seconds.json').read_text()) for stage, at in (('stage1', place), ('stage2', folder))}
     settings = {'data': config.data, 'n_projected': config.n_projected, 'n_choose': config.n_choose, 'n_samples': config.n_samples}
     shared, legs = {'run': settings}, []
