@@ -60,12 +60,12 @@ def test_speed_is_that_of_the_benchmark():
 
 
 def test_the_run_on_embedded_digits_is_reported_as_it_was():
-    page, found = (ROOT / 'nbs' / 'experiments' / 'stacked_mnist.ipynb').read_text(encoding='utf-8'), record('stacked_mnist-embedded')
+    page, found = (ROOT / 'nbs' / 'experiments' / 'stacked_mnist_ratio.ipynb').read_text(encoding='utf-8'), record('stacked_mnist-embedded')
     modes = {found['metrics']['samples'][m]['modes']['modes'] for m in ('VAE', 'VAEBM')}
     assert len(modes) == 1 and f'{modes.pop()} modes of 1,000, before and after the energy' in page and found['metrics']['vae']['n_train'] == 4500
 
 
-@pytest.mark.parametrize(('experiment', 'cell'), [('25_gaussians', '25gaussians014'), ('stacked_mnist', 'stackedmnist113')])
+@pytest.mark.parametrize(('experiment', 'cell'), [('25_gaussians', '25gaussians014'), ('fashion_mnist', 'fashionmnist015')])
 def test_pictures_are_outputs_of_committed_runs(experiment, cell):
     page = json.loads((ROOT / 'nbs' / 'experiments' / f'{experiment}.ipynb').read_text(encoding='utf-8'))
     output = next(c for c in page['cells'] if c['id'] == cell)['outputs'][-1]['data']
