@@ -113,7 +113,8 @@ TRAIN_ENERGY = """
 import sys, torch, vaebm
 from vaebm.data import Images, embedded_digits
 from vaebm.runs import configure
-from vaebm.training import DensityRatio, ImageStageTwo, RatioConfig, VAEBMConfig, build_vaebm, fit
+from vaebm.ratio import DensityRatio
+from vaebm.training import ImageStageTwo, RatioConfig, VAEBMConfig, build_vaebm, fit
 torch.set_num_threads(1)
 digits, _ = embedded_digits()
 small = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(digits, [2] * 4), 2).expand(-1, 3, -1, -1)

@@ -125,7 +125,7 @@ def test_every_exercise_is_complete(path):
 
 
 FOLDED = {'source_hidden': True}
-SEEDS = 'seed = lambda', 'torch.manual_seed('
+SEEDS = 'seed = lambda', 'def seed(', 'torch.manual_seed('
 
 
 def only_imports(source): return all(isinstance(line, (ast.Import, ast.ImportFrom)) or ast.unparse(line).startswith(SEEDS) for line in ast.parse(source).body)

@@ -383,9 +383,12 @@ class NVAE(nn.Module):
 
 # %% ../nbs/05b_nvae_in_use.ipynb #05bnvaeinuse029
 @torch.no_grad()
-def _refill_batch_norm(norms: list, runs, device: torch.device) -> bool: # batch norms, calls that each send a batch through them
-    "Set running statistics to the plain average over `runs`; False, and the old ones, if they are not finite. Any error restores the old ones."
-    old, finite = [({k: v.clone() for k, v in m.state_dict().items()}, m.momentum, m.training) for m in norms], False
+def _refill_batch_norm(norms: list, # batch norms
+                       runs,        # calls that each send a batch through them
+                       device: torch.device) -> bool:
+    "Set statistics to the plain average over `runs`; False, and the old ones, if they are not finite or a run fails."
+    old = [({k: v.clone() for k, v in m.state_dict().items()}, m.momentum, m.training) for m in norms]
+    finite = False
     try:
         for m in norms:
             m.reset_running_stats()
@@ -405,23 +408,38 @@ def readjust_batch_norm(model: NVAE, temperature: float,
                         n_batches: int = 50,
                         batch_size: int = 64,
                         generator: torch.Generator | None = None) -> None:
-    "Set the decoder's batch-norm statistics to those of samples at `temperature` (Vahdat & Kautz 2020; App. E), in place; raises `ValueError` if temperature < 0 or n_batches < 1, `FloatingPointError` if they are not finite. Any error restores the old ones."
+    """Set the decoder's batch-norm statistics to those of samples at `temperature`, in place.
+
+    As in Vahdat & Kautz 2020 and in App. E.
+    Raises `ValueError` if temperature < 0 or n_batches < 1, `FloatingPointError` if they are not finite.
+    Any error restores the old ones.
+    """
     if not temperature >= 0: raise ValueError(f'temperature must be >= 0, got {temperature}')
     if n_batches < 1: raise ValueError(f'n_batches must be >= 1, got {n_batches}')
     norms = [m for part in (model.groups, model.post) for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
     model.eval()
     device = model.top.device
-    def sample(): model.decode([torch.randn(batch_size, *s, generator=generator, device=device) for s in model.layout.shapes[1:]], temperature)
-    if not _refill_batch_norm(norms, [sample] * n_batches, device): raise FloatingPointError(f'batch-norm statistics at temperature {temperature} are not finite; the old ones are kept')
+    def sample():
+        eps = [torch.randn(batch_size, *s, generator=generator, device=device) for s in model.layout.shapes[1:]]
+        model.decode(eps, temperature)
+    if not _refill_batch_norm(norms, [sample] * n_batches, device):
+        what = f'batch-norm statistics at temperature {temperature}'
+        raise FloatingPointError(f'{what} are not finite; the old ones are kept')
 
+# %% ../nbs/05b_nvae_in_use.ipynb #05bnvaeupdate1
 def update_batch_norm(model: NVAE, x,            # training images: anything with `sample(n, generator)`
                       n_batches: int = 50, batch_size: int = 64,
-                      noise: float = 0.,         # standard deviation of Gaussian noise added to the images, as in stage 1
+                      noise: float = 0.,         # standard deviation of Gaussian noise on the images, as in stage 1
                       generator: torch.Generator | None = None) -> None:
-    "Set all batch-norm statistics to those of images and their posteriors, in place: averaged weights carry the statistics of the weights that they are averages of. Raises `ValueError` if n_batches < 1, `FloatingPointError` if they are not finite; any error restores the old ones."
+    """Set all batch-norm statistics to those of images and their posteriors, in place.
+
+    Averaged weights need it: they carry the statistics of the weights that they are averages of.
+    Raises `ValueError` if n_batches < 1, `FloatingPointError` if they are not finite. Any error restores the old ones.
+    """
     if n_batches < 1: raise ValueError(f'n_batches must be >= 1, got {n_batches}')
     norms, device = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)], model.top.device
     def reconstruct():
         images = x.sample(batch_size, generator).to(device)
         model.reconstruct(images + noise * normal_like(images, generator), generator=generator)
-    if not _refill_batch_norm(norms, [reconstruct] * n_batches, device): raise FloatingPointError('batch-norm statistics of the images are not finite; the old ones are kept')
+    if not _refill_batch_norm(norms, [reconstruct] * n_batches, device):
+        raise FloatingPointError('batch-norm statistics of the images are not finite; the old ones are kept')

@@ -1,0 +1,107 @@
+"""NVAE: batch-norm statistics taken from images or from samples, and images of one channel."""
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from vaebm.data import Images
+from vaebm.nvae import NVAE, NVAEConfig, readjust_batch_norm, update_batch_norm
+from vaebm.runs import message
+
+SIZES = {'image_size': 8, 'scales': 1, 'groups': 2, 'latent': 2, 'channels_enc': 4, 'channels_dec': 4,
+         'cells_enc': 1, 'cells_dec': 1, 'cells_pre': 1, 'cells_post': 1}
+
+
+def seed(k): return torch.Generator().manual_seed(k)
+
+
+def model_of(channels=3):
+    "A small NVAE whose batch-norm statistics are far from any data."
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = NVAE(NVAEConfig(channels=channels, **SIZES))
+    for m in norms(model):
+        m.running_mean.fill_(3.)
+        m.running_var.fill_(5.)
+    return model.eval()
+
+
+def images_of(channels=3):
+    return Images(torch.randint(0, 256, (40, channels, 8, 8), generator=seed(1), dtype=torch.uint8))
+
+
+def norms(model): return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def statistics(model):
+    "Copies of all running statistics and counts, by name."
+    return {name: v.clone() for name, v in model.state_dict().items() if 'running' in name or 'num_batches' in name}
+
+
+def same(a, b): return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_statistics_are_those_of_the_same_batches_by_hand(channels):
+    "Means and unbiased variances of every batch norm's inputs, averaged over the batches."
+    model, images = model_of(channels), images_of(channels)
+    update_batch_norm(model, images, n_batches=3, batch_size=8, noise=.1, generator=seed(2))
+    other, g, inputs = model_of(channels).train(), seed(2), {}
+    for m in norms(other): m.register_forward_pre_hook(lambda m, args: inputs.setdefault(m, []).append(args[0]))
+    with torch.no_grad():
+        for _ in range(3):
+            x = images.sample(8, g)
+            other.reconstruct(x + .1 * torch.randn(x.shape, generator=g), generator=g)
+    assert len(norms(model)) == len(inputs) > 10
+    for ours, theirs in zip(norms(model), norms(other)):
+        mean, var = (torch.stack([f(x, (0, 2, 3)) for x in inputs[theirs]]).mean(0) for f in (torch.mean, torch.var))
+        assert torch.allclose(ours.running_mean, mean, atol=1e-5)
+        assert torch.allclose(ours.running_var, var, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_else_changes():
+    model = model_of()
+    before, kept = copy.deepcopy(model.state_dict()), [(m.momentum, m.training) for m in norms(model)]
+    update_batch_norm(model, images_of(), n_batches=2, batch_size=8, generator=seed(3))
+    changed = {name for name, v in model.state_dict().items() if not torch.equal(v, before[name])}
+    assert changed == set(statistics(model)) and kept == [(m.momentum, m.training) for m in norms(model)]
+
+
+class Failing:
+    "Images that cannot be drawn a second time."
+    def __init__(self, images): self.images, self.calls = images, 0
+
+    def sample(self, n, generator):
+        self.calls += 1
+        if self.calls > 1: raise OSError('the file is gone')
+        return self.images.sample(n, generator)
+
+
+def test_errors_restore_the_old_statistics():
+    model, images = model_of(), images_of()
+    before, kept = statistics(model), [(m.momentum, m.training) for m in norms(model)]
+    assert message(ValueError, update_batch_norm, model, images, 0) == 'n_batches must be >= 1, got 0'
+    assert message(OSError, update_batch_norm, model, Failing(images), 2, 8) == 'the file is gone'
+    assert same(statistics(model), before) and kept == [(m.momentum, m.training) for m in norms(model)]
+    with torch.no_grad(): model.stem.weight[0, 0] = float('inf')
+    text = message(FloatingPointError, update_batch_norm, model, images, 2, 8)
+    assert text == 'batch-norm statistics of the images are not finite; the old ones are kept'
+    assert same(statistics(model), before)
+
+
+def test_decoder_alone_is_readjusted_to_samples():
+    model = model_of()
+    before = statistics(model)
+    readjust_batch_norm(model, .7, n_batches=2, batch_size=8, generator=seed(4))
+    changed = {name.split('.')[0] for name, v in statistics(model).items() if not torch.equal(v, before[name])}
+    assert changed <= {'groups', 'post'} and 'post' in changed
+
+
+def test_images_of_one_channel():
+    model, x = model_of(1), images_of(1)[:4]
+    assert model.layout.shapes[0] == (1, 8, 8) and model.sample(2, seed(5)).shape == (2, 1, 8, 8)
+    elbo = model.elbo(x, generator=seed(6))
+    assert elbo.shape == (4,) and elbo.isfinite().all()
+    eps = model.infer(x, seed(7))
+    assert torch.allclose(model.transform(eps), x, atol=1e-4)   # noise and image determine each other
