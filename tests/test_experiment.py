@@ -28,10 +28,36 @@ def test_smoke_tier_writes_a_whole_run_folder(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert 'minus truth' in done.stdout
     assert {'config.json', 'metrics.json', 'weights.safetensors', 'notebook.ipynb', 'figure4.png', 'training.png'} <= {p.name for p in tmp_path.iterdir()}
-    metrics = json.loads((tmp_path / 'metrics.json').read_text())['metrics']
-    assert abs(metrics['likelihood']['truth'] + 1.10) < .02
+    record, notebook = json.loads((tmp_path / 'metrics.json').read_text()), (tmp_path / 'notebook.ipynb').read_bytes()
+    assert abs(record['metrics']['likelihood']['truth'] + 1.10) < .02
+    assert record['status'] == 'finished' and record['data_sets']['train']['count'] == 2000 and 0 < record['metrics']['train_s'] < record['metrics']['wall_s']
     again = vaebm_run('tier=smoke', 'seed=1', f'run_dir={tmp_path}')
     assert again.returncode == 2 and 'belongs to another configuration' in again.stderr and again.stderr.count('\n') == 1
+    assert (tmp_path / 'notebook.ipynb').read_bytes() == notebook and {p.name for p in tmp_path.glob('*.ipynb')} == {'notebook.ipynb'}
+
+
+def test_a_first_stage_that_stops_ends_the_run_with_its_reason(tmp_path):
+    "The weights before the update that went wrong are on disk, and no weights are handed on."
+    done = vaebm_run('tier=smoke', 'stage1={"lr": 600.0}', f'run_dir={tmp_path}')
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith('error: stage 1 stopped: ') and 'is not finite at update' in done.stderr
+    record = json.loads((tmp_path / 'metrics.json').read_text(), parse_constant=pytest.fail)
+    assert record['status'].startswith('stage 1 stopped: ') and '"lr": 600.0' in record['command']
+    assert not (tmp_path / 'weights.safetensors').exists() and (tmp_path / 'notebook.ipynb').exists()
+
+
+@pytest.mark.slow
+def test_a_second_stage_that_stops_is_told_at_the_end(tmp_path):
+    "The run is evaluated with the restored weights; running it again changes neither that nor the seconds of training."
+    records = []
+    for _ in range(2):
+        done = vaebm_run('tier=smoke', 'stage2={"lr": 1000.0}', f'run_dir={tmp_path}')
+        assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith('error: stopped: ')
+        records.append(json.loads((tmp_path / 'metrics.json').read_text(), parse_constant=pytest.fail))
+    first, second = records
+    assert first['status'].startswith('stopped: ') and first['status'] == first['metrics']['status'] == second['status']
+    assert first['digest'] == second['digest'] and second['metrics']['train_s'] >= .9 * first['metrics']['train_s']
+    assert all(v.isfinite().all() for v in load_checkpoint(tmp_path / 'weights.safetensors').values())
 
 
 @pytest.mark.slow
@@ -90,7 +116,7 @@ config = configure(Config(), small)
 train = gaussian_grid().sample(2000, generator=torch.Generator().manual_seed(0))
 model = build(config)
 for number, stage in (1, StageOne(model.vae, train, config.stage1)), (2, StageTwo(model, train, config.stage2)):
-    assert fit(stage, f'{sys.argv[1]}/stage{number}.safetensors', every=20, progress=False) == 'finished'
+    assert fit(stage, f'{sys.argv[1]}/stage{number}.safetensors', every=20, progress=False).outcome == 'finished'
 """
 
 
@@ -105,7 +131,7 @@ data = StackedDigits(Images((255 * digits).round().byte(), labels))
 sizes = NVAEConfig(groups=2, latent=4, channels_enc=4, channels_dec=4, cells_enc=1, cells_dec=1, blocks_pre=3, blocks_post=3, cells_pre=1, cells_post=1)
 vae, _ = build_nvae(ImageConfig(nvae=sizes))
 stage = ImageStageOne(vae, data, ImageStageOneConfig(n_steps=80, batch_size=4, warmup=10, noise=.1, flip=True))
-assert fit(stage, f'{sys.argv[1]}/images.safetensors', every=4, progress=False) == 'finished'
+assert fit(stage, f'{sys.argv[1]}/images.safetensors', every=4, progress=False).outcome == 'finished'
 """
 
 
@@ -124,9 +150,9 @@ config = configure(VAEBMConfig(nvae=vae.config), {'energy': {'width': 4, 'blocks
     'n_steps': 160, 'batch_size': 8, 'kernel': 'cycle', 'kernel_options': {'independence': {'n_proposals': 2}, 'pcn_langevin': {'step_size': .1}}, 'chain_steps': 1,
     'buffer_size': 64, 'replay': .9, 'replay_anneal': 20, 'lr': 1e-3, 'noise': .03}})
 model = build_vaebm(config, vae, data.sample(32, torch.Generator().manual_seed(0)))
-assert fit(DensityRatio(model, data, RatioConfig(n_steps=80, batch_size=8, noise=.03)), f'{sys.argv[1]}/ratio.safetensors', every=4, progress=False) == 'finished'
+assert fit(DensityRatio(model, data, RatioConfig(n_steps=80, batch_size=8, noise=.03)), f'{sys.argv[1]}/ratio.safetensors', every=4, progress=False).outcome == 'finished'
 stage = ImageStageTwo(model, data, config.stage2)
-assert fit(stage, f'{sys.argv[1]}/energy.safetensors', every=4, progress=False) == 'finished'
+assert fit(stage, f'{sys.argv[1]}/energy.safetensors', every=4, progress=False).outcome == 'finished'
 """
 
 

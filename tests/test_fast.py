@@ -57,7 +57,7 @@ def test_stage_two_with_and_without_folding(monkeypatch):
         model = product(groups=2)
         config = StageTwoConfig(n_steps=20, batch_size=4, lr=1e-4, kernel='langevin', kernel_options={'step_size': 1e-3}, chain_steps=3, buffer_size=16, replay=.6, keep_eps_x=False, clip=True)
         stage = StageTwo(model, torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(2)), config)
-        assert training.fit(stage, progress=False) == 'finished'
+        assert training.fit(stage, progress=False).outcome == 'finished'
         weights.append(torch.nn.utils.parameters_to_vector(model.energy.parameters()))
     start = torch.nn.utils.parameters_to_vector(product(groups=2).energy.parameters())
     assert (weights[0] - weights[1]).abs().max() < 1e-4 < (weights[0] - start).abs().max()
@@ -111,7 +111,7 @@ def test_stage_two_with_other_buffers(changes, tmp_path):
     model = product(groups=1)
     config = StageTwoConfig(n_steps=3, batch_size=4, kernel='langevin', kernel_options={'step_size': 1e-3}, chain_steps=1, buffer_size=8, keep_eps_x=False, **changes)
     stage = StageTwo(model, torch.rand(8, 3, 32, 32), config, buffer_path=None if changes else tmp_path / 'buffer')
-    assert training.fit(stage, tmp_path / 'stage.safetensors', progress=False) == 'finished'
+    assert training.fit(stage, tmp_path / 'stage.safetensors', progress=False).outcome == 'finished'
     again = StageTwo(product(groups=1), torch.rand(8, 3, 32, 32), config)
     again.load_state_dict(load_checkpoint(tmp_path / 'stage.safetensors'))
     assert torch.equal(again.buffer.noise, stage.buffer.noise) and again.buffer.noise.dtype == (torch.float16 if changes else torch.float32)

@@ -23,8 +23,8 @@ from vaebm.experiment import GPUS, PAPER, TIERS, Extractor, Run, costs, describe
 from vaebm.fast import fold, published_step
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE
-from vaebm.runs import CheckpointError, load_checkpoint, save_checkpoint
-from vaebm.training import RELEASED, TABLE_8, ImageStageOne, build_nvae, build_vaebm
+from vaebm.runs import CheckpointError, Stopped, load_checkpoint, save_checkpoint
+from vaebm.training import RELEASED, TABLE_8, FitResult, ImageStageOne, build_nvae, build_vaebm
 
 ROOT = Path(__file__).parents[1]
 
@@ -242,8 +242,10 @@ def test_samples_and_energies_of_other_weights_are_not_taken(tmp_path):
 
 
 def test_a_stage_one_that_breaks_ends_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, 'fit', lambda *a, **k: 'stopped: a loss that is not finite; weights of update 0 restored')
-    with pytest.raises(RuntimeError, match='stage 1 stopped: a loss that is not finite'): train_vae(Run(preset('cifar10', 'smoke'), tmp_path), Images(torch.zeros(8, 3, 32, 32, dtype=torch.uint8)))
+    monkeypatch.setattr(experiment, 'fit', lambda *a, **k: FitResult('stopped', 0, 'a loss is not finite at update 3'))
+    with pytest.raises(Stopped, match='stage 1 stopped: a loss is not finite at update 3; weights of update 0 restored'):
+        train_vae(Run(preset('cifar10', 'smoke'), tmp_path), Images(torch.zeros(8, 3, 32, 32, dtype=torch.uint8)))
+    assert json.loads((tmp_path / 'metrics.json').read_text())['status'].startswith('stage 1 stopped')
 
 
 def test_an_error_inside_an_extractor_is_not_hidden(monkeypatch):

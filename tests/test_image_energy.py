@@ -34,10 +34,10 @@ def test_twenty_times_the_rate_ends_with_the_guard_and_good_weights(tmp_path, se
     gain = lambda energy: likelihood_gain(m := VAEBM(vae, fold(energy)), held_out, log_z_importance(m, 500, torch.Generator().manual_seed(1), 250))
     stage = ImageStageTwo(model, data, config.stage2, seed)
     vae = stage.vae
-    status = fit(stage, tmp_path / 'stage2.safetensors', 5, progress=False, watch=Monitor(tmp_path, judge=lambda s: gain(s.energy)))
-    assert status.startswith('stopped: energy gap') and status.endswith('restored')
+    result = fit(stage, tmp_path / 'stage2.safetensors', 5, progress=False, watch=Monitor(tmp_path, judge=lambda s: gain(s.energy)))
+    assert result.outcome == 'stopped' and result.reason.startswith('energy gap') and result.step == stage.done
     assert load_checkpoint(tmp_path / 'stage2.safetensors')['done'] == stage.done
-    best = max(json.loads((tmp_path / 'judged.json').read_text()), key=lambda row: row['score'])
+    best = max((row for row in json.loads((tmp_path / 'judged.json').read_text()) if row['score'] is not None), key=lambda row: row['score'])
     model.energy.load_state_dict(load_checkpoint(tmp_path / 'best.safetensors'))
     assert abs(gain(model.energy)['score'] - best['score']) < 1e-3 and best['score'] > -.1
 

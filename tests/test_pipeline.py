@@ -99,13 +99,13 @@ def test_weights_can_be_a_change_of_others(tmp_path, monkeypatch):
         save_checkpoint(folder / 'weights.safetensors', tensors)
         from vaebm.runs import write_record
         write_record(folder, 'fashion_mnist', {}, 'nvae', TINY, {}, **more)
-        return publish(folder, name, tmp_path)['sha256']
+        return publish(folder, name, tmp_path)['digest']
     digest = put('plain', state)
-    put('moved', changed(new, state), base={'name': 'plain', 'sha256': digest})
+    put('moved', changed(new, state), base={'name': 'plain', 'digest': digest})
     found = read_weights('moved')[1]
     assert found.keys() == state.keys() and all(torch.equal(found[name], new[name]) for name in new)
     manifest = json.loads((tmp_path / 'manifest.json').read_text())
-    manifest['moved']['base']['sha256'] = 'f00'
+    manifest['moved']['base']['digest'] = 'f00'
     write_json(tmp_path / 'manifest.json', manifest)
     assert 'is a change of plain' in message(CheckpointError, read_weights, 'moved')
 

@@ -31,8 +31,9 @@ from .fast import fold
 from .layers import WNConv2d, data_dependent_init, lip_swish
 from .metrics import Classifier, EfficientNetFeatures, feature_distance, inception_score, load_classifier, load_statistics, mode_report, statistics
 from .model import VAEBM
-from .runs import configure, run_folder, unless_paused
-from .training import LOADERS, EnergyConfig, ImageStageTwo, ImageStageTwoConfig, cosine_lr, load_pretrained, make_kernel
+from .runs import Paused, check_folder, configure
+from .training import (LOADERS, EnergyConfig, ImageStageTwo, ImageStageTwoConfig, check_gradients, cosine_lr,
+                            load_pretrained, make_kernel)
 from .vae import MLPVAE, Layout
 
 # %% ../nbs/13_ablations.ipynb #13ablations006
@@ -176,6 +177,7 @@ class DecoderStage(ImageStageTwo):
         energy, k = fold(self.energy), self.config.accumulate
         self.decoder_optimizer.zero_grad()
         for part in eps.chunk(k): (energy(self.vae.transform(part)).mean() / k).backward(inputs=self.decoder)
+        check_gradients(self.vae, self.done)
         for group in self.decoder_optimizer.param_groups: group['lr'] = cosine_lr(self.done, self.config.n_steps, self.decoder_lr)
         self.decoder_optimizer.step()
         return row
@@ -391,11 +393,15 @@ def sweep(notebook: Path | str,                # takes `data`, `tier`, `row`, `s
           folder: Path | str, tier: str = 'cpu', data: str = 'pairs',
           pause: Callable[[], bool] = lambda: False, # asked before every run
           again: str = '') -> list[dict]:            # the command that goes on
-    "Run `notebook` once for every row and seed, each in its own folder, finished ones excepted; returns what they wrote. Raises `Paused` if it was asked to end, `ValueError` if a folder belongs to another configuration."
+    """Run `notebook` once for every row and seed, each in its own folder, finished ones excepted; return their records.
+
+    Raises `Paused` if it was asked to end, `RunFolderError` if a folder belongs to another configuration."""
     places, found = [Path(folder).resolve() / f"{row.replace(' ', '_')}-{seed}" for row, seed in rows], []
-    for place, (row, seed) in zip(places, rows): run_folder(place, row_config(data, row, {'tier': tier, 'seed': seed}))
     for place, (row, seed) in zip(places, rows):
-        if pause(): unless_paused(f'paused before {row}, seed {seed}', again)
+        check_folder(place, row_config(data, row, {'tier': tier, 'seed': seed}))
+    for place, (row, seed) in zip(places, rows):
+        if pause(): raise Paused(f'paused before {row}, seed {seed}', again)
+        place.mkdir(parents=True, exist_ok=True)
         if not (place / 'metrics.json').exists(): execute(notebook, {'data': data, 'tier': tier, 'row': row, 'seed': seed, 'run_dir': str(place)}, place / 'notebook.ipynb')
         found.append({'row': row, 'seed': seed, **json.loads((place / 'metrics.json').read_text())})
     return found

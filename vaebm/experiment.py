@@ -366,8 +366,7 @@ def device() -> torch.device:
 import hashlib
 import importlib
 import json
-import os
-import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
@@ -385,8 +384,10 @@ from .model import VAEBM
 from .nvae import NVAE
 from .parallel import gathered, pause_when, rank, update_of, world_size
 from .plot import axes, curve, pictures, show
-from .runs import CheckpointError, Paused, command_line, configure, load_checkpoint, run_folder, save_checkpoint, write_atomic, write_json, write_record
-from .training import ImageStageOne, ImageStageTwo, Monitor, VAEBMConfig, build_nvae, build_vaebm, cold_start, fit, provenance
+from .runs import (CheckpointError, Paused, claim_data, command_line, configure, digest, load_checkpoint,
+                        need_finished, replacing, run_folder, save_checkpoint, write_atomic, write_json, write_record)
+from .training import (FitResult, ImageStageOne, ImageStageTwo, Monitor, VAEBMConfig, build_nvae, build_vaebm,
+                            cold_start, fit, provenance, read_seconds)
 
 # %% ../nbs/14c_runs.ipynb #14cruns042
 def read_lmdb(path: Path | str,       # folder with data.mdb, as LSUN ships it: encoded images under any keys
@@ -427,11 +428,10 @@ def prepare(name: str,           # key of `IMAGE_SETS`
     elif folder == data_folder(): images = load_images(name, split)   # from torchvision, or says what to put where
     else: raise FileNotFoundError(f'neither {file.name} nor {name}/{split} is in {folder}')
     _check_shape(images, (n, 3, size, size), source)
-    pixels, aside = images.pixels.permute(0, 2, 3, 1).contiguous().numpy(), file.with_suffix('.tmp')
+    pixels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy()
     write_json(file.with_suffix('.json'), {'shape': pixels.shape, 'sha256': hashlib.sha256(pixels).hexdigest()})
-    with open(aside, 'wb') as f:
-        np.savez(f, images=pixels, **({} if images.labels is None else {'labels': images.labels.numpy()})); f.flush(); os.fsync(f.fileno())
-    os.replace(aside, file)
+    labels = {} if images.labels is None else {'labels': images.labels.numpy()}
+    with replacing(file) as aside, open(aside, 'wb') as f: np.savez(f, images=pixels, **labels)
     return file
 
 # %% ../nbs/14c_runs.ipynb #14cruns048c
@@ -481,14 +481,20 @@ def _write_lmdb(place, images):
 
 # %% ../nbs/14c_runs.ipynb #14cruns051
 def splits_of(config: ImageExperiment, folder: Path) -> dict: # run folder, which holds the generated set of tier smoke
-    "The images that a run needs, {split: Images}: for training and for the reference. Tier smoke generates its own, in the real format."
-    splits, place = sorted({'train', *config.evaluation.reference.split('+')}), folder / 'data' if config.tier == 'smoke' else None
+    """The images that a run needs, {split: Images}: for training and for the reference.
+
+    Tier smoke generates its own, in the real format. Raises `RunFolderError` if the run began with others."""
+    splits = sorted({'train', *config.evaluation.reference.split('+')})
+    place = folder / 'data' if config.tier == 'smoke' else None
+    counts = {'train': config.data.n_train, 'test': config.data.n_test}
     if place and not place.exists():
-        aside = folder / 'data.tmp'   # renamed when it is whole
-        shutil.rmtree(aside, ignore_errors=True)
-        for split in splits: write_example(config.data.name, split, {'train': config.data.n_train, 'test': config.data.n_test}[split], aside)
-        aside.rename(place)
-    return {split: images_of(config, split, place) for split in splits}
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            for split in splits: write_example(config.data.name, split, counts[split], Path(aside, 'data'))
+            Path(aside, 'data').rename(place)   # when it is whole
+    found = {split: images_of(config, split, place) for split in splits}
+    if not rank(): claim_data(folder, config.data.name, found)
+    return found
 
 # %% ../nbs/14c_runs.ipynb #14cruns056
 class CoarseFeatures(nn.Module):
@@ -559,12 +565,15 @@ class Run:
         "Raise `Paused` if the run was asked to end; of several processes rank 0 looks, and all must ask."
         if gathered(not rank() and self.stop())[0]: raise self.paused(f'paused before {where}')
 
-    def paused(self, where: str) -> Paused: return Paused(f'{where}; go on with\n{self.again}')
+    def paused(self, where: str) -> Paused: return Paused(where, self.again)
 
 # %% ../nbs/14c_runs.ipynb #14cruns061ab
 def open_run(notebook: str, given: dict, # name of an experiment, its parameters; `name` is the preset, by default that of the notebook's name
              ) -> Run:
-    "The run that a notebook's parameters ask for, in its folder; raises `ValueError` for parameters that are not allowed, or a folder of another configuration."
+    """The run that a notebook's parameters ask for, in its folder.
+
+    Raises `ValueError` for parameters that are not allowed, `RunFolderError` for a folder of another configuration, or
+    one that another process is in."""
     given = given | {'run_dir': str(given['run_dir'])}
     name, tier, source = given.get('name', notebook), given['tier'], given['source']
     config = tailor(preset(name, tier, source), {k: v for k, v in given.items() if k not in ('name', 'tier', 'source', 'run_dir')})
@@ -596,15 +605,16 @@ def _load_vae(m, file):
 def _fit_vae(run, images, file):
     m = share_of(run.config.model, world_size())
     stage = ImageStageOne(build_nvae(m)[0].to(device()), FewBits(images, run.config.data.bits), m.stage1, m.seed)
-    status = fit(stage, file, 500, watch=Monitor(file.parent), pause=run.stop)
-    if status.startswith('paused'): raise run.paused(f'stage 1 {status}')
-    if status != 'finished': raise RuntimeError(f'stage 1 {status}')
+    result = fit(stage, file, 500, watch=Monitor(file.parent), pause=run.stop)
+    need_finished(result, run.again, 'stage 1', run.folder)
     if not rank(): _training_figure(stage, {'elbo': ('bound', 'nats per image'), 'penalty': ('weighted penalty', '')}, 'vae', file.with_name('training.png'))
     return stage.ema
 
 # %% ../nbs/14c_runs.ipynb #14cruns062
 def train_vae(run: Run, images: Images) -> tuple[NVAE, str]:
-    "Stage 1, or what is left of it, in the run folder's `vae`: the NVAE and, on rank 0, the SHA-256 of its weights; raises `Paused` if it was asked to end, `RuntimeError` if it broke."
+    """Stage 1, or what is left of it, in the run folder's `vae`: the NVAE and, on rank 0, the digest of its weights.
+
+    Raises `Paused` if it was asked to end, `Stopped` if the training stopped by itself."""
     m, place, file = run.config.model, run.folder / 'vae', run.folder / 'vae' / 'stage1.safetensors'
     vae = _load_vae(m, file) if _trained(file, m.stage1) else _fit_vae(run, images, file)
     return vae, '' if rank() else save_checkpoint(place / 'weights.safetensors', vae.state_dict())
@@ -620,17 +630,24 @@ def _training_figure(stage, titles, kind, path): # titles: {key: (title, unit)}
 
 # %% ../nbs/14c_runs.ipynb #14cruns063
 def fingerprint(module: nn.Module) -> str:
-    "Twelve hex digits of the SHA-256 of a module's state."
-    h = hashlib.sha256()
-    for name, w in module.state_dict().items(): h.update(name.encode() + w.cpu().contiguous().numpy().tobytes())
-    return h.hexdigest()[:12]
+    "Twelve hex digits of the digest of a module's state."
+    return digest(module.state_dict())[:12]
 
 def _claim(folder, vae):
     "Note in the run folder which VAE its stage 2 belongs to; raise `CheckpointError` if that is another."
     file, ours = folder / 'stage2.vae.json', fingerprint(vae)
     theirs = json.loads(file.read_text()) if file.exists() else None
-    if any(folder.glob('stage2*.safetensors')) and theirs != ours: raise CheckpointError(f'stage 2 in {folder} was trained on the VAE {theirs}, got {ours}; choose another folder, or delete stage2.* there')
+    if any(folder.glob('stage2*.safetensors')) and theirs not in (ours, _former_fingerprint(vae)):
+        raise CheckpointError(f'stage 2 in {folder} was trained on the VAE {theirs}, got {ours}; '
+                              'choose another folder, or delete stage2.* there')
     write_json(file, ours)
+
+def _former_fingerprint(module):
+    "As run folders of the first version have it."
+    h = hashlib.sha256()
+    for name, w in module.state_dict().items():
+        h.update(name.encode() + w.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return h.hexdigest()[:12]
 
 # %% ../nbs/14c_runs.ipynb #14cruns063a
 def _look(config, stage, extractor, reference):
@@ -648,38 +665,36 @@ def _fit_energy(run, model, images, judge):
     "Train the energy of `model`, and say how that ended; the weights of the best look are in a file."
     m, folder = run.config.model, run.folder
     stage = ImageStageTwo(model, images, share_of(m, world_size()).stage2, m.seed)
-    status = fit(stage, folder / 'stage2.safetensors', run.config.evaluation.judge_every, watch=Monitor(folder, min(16, run.config.evaluation.batch_size), judge), pause=run.stop)
+    e, file = run.config.evaluation, folder / 'stage2.safetensors'
+    result = fit(stage, file, e.judge_every, watch=Monitor(folder, min(16, e.batch_size), judge), pause=run.stop)
     gathered(None)   # rank 0 has written that file
-    if status.startswith('paused'): raise run.paused(f'stage 2 {status}')
+    if result.outcome == 'paused': raise run.paused(f'stage 2 {result}')
     if not rank(): _training_figure(stage, {'e_pos': ('energy of the data', 'nats'), 'e_neg': ('energy of the negatives', 'nats')}, 'energy', folder / 'training.png')
-    return status
+    return result
 
 # %% ../nbs/14c_runs.ipynb #14cruns063b
 def train_energy(run: Run, vae: NVAE, images: Images,
                  extractor: Extractor, reference: Statistics, # of the looks
-                 ) -> tuple[VAEBM, str]:
+                 ) -> tuple[VAEBM, FitResult]:
     "Stage 2, or what is left of it, in the run folder: the product with the weights of the look of the smallest distance, and how the training ended; raises `Paused` if it was asked to end, `CheckpointError` if what is there belongs to another VAE."
     m, folder, file = run.config.model, run.folder, run.folder / 'stage2.safetensors'
     if not rank(): _claim(folder, vae)
     model = build_vaebm(m, vae.cpu(), images.sample(5 * m.stage2.batch_size, torch.Generator().manual_seed(40_000 + m.seed))).to(device())
-    over = _trained(file, m.stage2) and gathered(not rank() and _judged(folder) == m.stage2.n_steps)[0]
-    status = 'finished' if over else _fit_energy(run, model, images, lambda stage: _look(run.config, stage, extractor, reference))
+    def look(stage): return _look(run.config, stage, extractor, reference)
+    over = FitResult('finished', m.stage2.n_steps) if _trained(file, m.stage2) else None
+    result = over or _fit_energy(run, model, images, look)
     best = load_checkpoint(folder / 'best.safetensors')
     model.energy.load_state_dict(best)
     if not rank(): save_checkpoint(folder / 'weights.safetensors', best)
-    return model, status
-
-def _judged(folder):
-    "Update of the last look; the first look of a training begins the file anew."
-    file = folder / 'judged.json'
-    return json.loads(file.read_text())[-1]['step'] if file.exists() else -1
+    return model, result
 
 # %% ../nbs/14c_runs.ipynb #14cruns064
 def draw(run: Run, model: VAEBM) -> list[Path]: # files, in a sub-folder of the run folder's `samples` that belongs to this model
     "Draw what is missing of a run's samples: means of p(x|z) at the ends of chains from N(0, I), each part from a seed of its own. Raises `Paused` if the run was asked to end, `RuntimeError` if ranks have different weights."
     e, names, fast = run.config.evaluation, {*gathered(fingerprint(model))}, fold(model)
     if len(names) > 1: raise RuntimeError(f'all ranks must have the same weights, got those of {", ".join(sorted(names))}')
-    folder = run.folder / 'samples' / names.pop()
+    former = run.folder / 'samples' / _former_fingerprint(model)
+    folder = former if former.is_dir() else run.folder / 'samples' / names.pop()
     folder.mkdir(parents=True, exist_ok=True)
     parts = [(folder / f'{k:06}.safetensors', k, len(part)) for k, part in enumerate(torch.arange(e.n_samples).split(e.batch_size))]
     for first in range(0, len(parts), world_size()):
@@ -739,7 +754,7 @@ TABLES = {   # of the paper: where, and (model, FID or None, Inception score or 
 TABLES['cifar10_persistent'] = TABLES['cifar10']
 
 # %% ../nbs/14c_runs.ipynb #14cruns071
-def write_report(run: Run, metrics: dict) -> str: # as `evaluate` gives them, with 'status'
+def write_report(run: Run, metrics: dict) -> str: # as `evaluate` gives them, with the 'status' of stage 2
     "report.md: this run beside the paper's table, on one page; returns the text."
     config = run.config
     where, rows = TABLES[config.name]
@@ -747,7 +762,7 @@ def write_report(run: Run, metrics: dict) -> str: # as `evaluate` gives them, wi
     title = 'FID' if label == 'InceptionFeatures' else f'Fréchet distance in {label}, no FID'
     score = 'Inception score' if title == 'FID' else 'score'
     mine = [(name, r['n'], r['distance'], r.get('score')) for name, r in metrics['samples'].items()]
-    lines = [f'# {config.name}, tier {config.tier}, source {config.source}', '', f"Seed {config.model.seed}. {metrics['status']}", '', f'| this run | samples | {title} | {score}, one split |', '|---|---|---|---|',
+    lines = [f'# {config.name}, tier {config.tier}, source {config.source}', '', f"Seed {config.model.seed}. Stage 2 {metrics['status']}.", '', f'| this run | samples | {title} | {score}, one split |', '|---|---|---|---|',
              *(f'| {name} | {n:,} | {cell(d)} | {cell(s)} |' for name, n, d, s in mine), '',
              f'| {where} of the paper | FID | Inception score |', '|---|---|---|', *(f'| {name} | {cell(d)} | {cell(s)} |' for name, d, s in rows), '',
              *([] if title == 'FID' else ['The two tables use different features and must not be compared.', '']), '![samples](samples.png)', '![before and after](pairs.png)', '']
@@ -760,9 +775,13 @@ def launches(folder: Path) -> list[dict]: # run folder
     file = folder / 'launches.json'
     return json.loads(file.read_text()) if file.exists() else []
 
-def record(run: Run, metrics: dict, vae_sha256: str) -> dict:
-    "metrics.json of a finished run: whole configuration, command, metrics, seconds of training, where the VAE came from, and the launches on several processes."
+def record(run: Run, metrics: dict, vae_digest: str) -> dict:
+    """metrics.json of a run.
+
+    Status, whole configuration, command, metrics, seconds of training, where the VAE came from, and the launches on
+    several processes."""
     config, folder = run.config, run.folder
-    seconds = {stage: json.loads((place / 'seconds.json').read_text()) for stage, place in (('stage 1', folder / 'vae'), ('stage 2', folder))}
-    legs, of_vae = provenance(config.model, f'{config.name}_nvae', vae_sha256)
+    files = {'stage 1': folder / 'vae' / 'stage1.safetensors', 'stage 2': folder / 'stage2.safetensors'}
+    seconds = {stage: read_seconds(file) for stage, file in files.items()}
+    legs, of_vae = provenance(config.model, f'{config.name}_nvae', vae_digest)
     return write_record(folder, run.notebook, run.given, 'energy', config.model, metrics | {'train_s': seconds}, legs, vae=of_vae, preset=asdict(config), launches=launches(folder))

@@ -17,7 +17,8 @@ from accelerate import PartialState
 from .cli import leave, read_values
 from .experiment import PAPER, Extractor, ImageExperiment, Run, draw, launches, preset, reference_statistics, share_of, splits_of, tailor, train_energy, train_vae
 from .parallel import gathered, pause_when, rank, world_size
-from .runs import Paused, environment, run_folder, write_json
+from .runs import Paused, Stopped, environment, run_folder, write_json
+from .training import FitResult
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus018
 def _join() -> PartialState:
@@ -34,8 +35,12 @@ def train(config: ImageExperiment,  # whose batches and buffer are those of all 
           folder: Path | str,       # run folder, the same for all ranks
           seconds: float = math.inf, # after which training pauses
           again: str = '',          # the command that goes on
-          ) -> str:
-    "Both stages of a preset and its samples on this rank together with all others, in the folder in which its notebook goes on. Returns how stage 2 ended; raises `Paused` if there was a file STOP or the time was over, `RuntimeError` if stage 1 broke, `ValueError` if the folder belongs to another configuration, or processes and parts do not divide the batches."
+          ) -> FitResult:
+    """Both stages of a preset and its samples on this rank together with all others.
+
+    The folder is the one in which its notebook goes on. Returns how stage 2 ended. Raises `Paused` if there was a file
+    STOP or the time was over, `Stopped` if stage 1 stopped by itself, `RunFolderError` if the folder belongs to another
+    configuration or another run is in it, `ValueError` if processes and parts do not divide the batches."""
     _join()
     share_of(config.model, world_size())   # refuses before anything is written
     folder = Path(folder)
@@ -47,9 +52,9 @@ def train(config: ImageExperiment,  # whose batches and buffer are those of all 
     extractor = Extractor(config.evaluation.extractor)   # if its weights are missing, better to know now
     reference = None if rank() else reference_statistics(config, extractor, splits, folder)
     vae, _ = train_vae(run, splits['train'])
-    model, status = train_energy(run, vae, splits['train'], extractor, reference)
+    model, result = train_energy(run, vae, splits['train'], extractor, reference)
     draw(run, model)
-    return status
+    return result
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus026
 FIELDS = 'seed', 'nvae', 'stage1', 'energy', 'stage2', 'evaluation'   # `data` is the preset's name here
@@ -70,11 +75,14 @@ def main(argv: list[str] | None = None) -> None:
         config = _read_config(given)
     except ValueError as error: leave(2, f'error: {error}')
     state, seconds = _join(), (DEFAULTS | given)['seconds']
-    try: status = 'stage 2 ' + train(config, given['run_dir'], seconds, f'the same launcher and {world_size()} processes:\n-m vaebm.launch {shlex.join(argv)}')
-    except Paused as end: status = str(end)
-    if not rank(): print(status)
+    try:
+        again = f'the same launcher and {world_size()} processes:\n-m vaebm.launch {shlex.join(argv)}'
+        result = train(config, given['run_dir'], seconds, again)
+        text, failed = f'stage 2 {result}', result.outcome == 'stopped'
+    except (Paused, Stopped) as end: text, failed = str(end), isinstance(end, Stopped)
+    if not rank(): print(text)
     state.destroy_process_group()
-    if ' stopped: ' in status: sys.exit(1)
+    if failed: sys.exit(1)
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus027
 if __name__ == '__main__' and __spec__: main()   # `python -m`; a notebook has no __spec__

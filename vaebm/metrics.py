@@ -249,8 +249,10 @@ def publish_statistics(s: Statistics, name: str, command: str, **where) -> dict:
     "Enter statistics into the manifest of published weights; returns its entry."
     with tempfile.TemporaryDirectory() as folder:
         i, j = torch.triu_indices(*s.cov.shape)
-        sha256 = save_checkpoint(f'{folder}/weights.safetensors', {'n': s.n, 'mean': s.mean.float(), 'upper': s.cov[i, j].float()})
-        write_json(f'{folder}/metrics.json', {'model': 'statistics', 'config': {}, 'command': command, 'metrics': {'n': s.n}, 'sha256': sha256})
+        state = {'n': s.n, 'mean': s.mean.float(), 'upper': s.cov[i, j].float()}
+        record = {'model': 'statistics', 'config': {}, 'command': command, 'metrics': {'n': s.n}}
+        known = save_checkpoint(f'{folder}/weights.safetensors', state)
+        write_json(f'{folder}/metrics.json', record | {'digest': known})
         return publish(folder, name, **where)
 
 # %% ../nbs/10b_frechet.ipynb #10bfrechet020b
@@ -264,8 +266,7 @@ def load_statistics(name: str) -> Statistics: # a key of the manifest
     return Statistics(state['n'], state['mean'].double(), cov)
 
 # %% ../nbs/10c_evaluation.ipynb #10cevaluate002
-import hashlib
-import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -275,7 +276,7 @@ from PIL import Image
 from torch import nn
 
 from .data import Images, to_bytes
-from .runs import load_checkpoint
+from .runs import digest, load_checkpoint
 
 # %% ../nbs/10c_evaluation.ipynb #10cevaluate007
 def frechet_limit(reference: Statistics, f: torch.Tensor, # features of samples, shape (n, d)
@@ -314,13 +315,15 @@ def write_images(images: torch.Tensor, # in [0, 1], shape (n, C, H, W); clamped
     "Images as PNG files and as one array `images` (n, H, W, C) of bytes, for tools outside; raises `ValueError` if `folder` exists."
     folder = Path(folder)
     if folder.exists(): raise ValueError(f'folder must not exist yet, got {folder}')
-    aside, pixels = folder.with_name(folder.name + '.part'), to_bytes(images).cpu()
-    shutil.rmtree(aside, ignore_errors=True)   # of a call that was cut
-    aside.mkdir(parents=True)
-    array = pixels.permute(0, 2, 3, 1).numpy()
-    for i, image in enumerate(array): Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(aside / f'{i:05}.png')
-    np.savez_compressed(aside / 'images.npz', images=array)
-    aside.rename(folder)
+    array = to_bytes(images).cpu().permute(0, 2, 3, 1).numpy()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        aside = Path(place, folder.name)   # takes its place when it is whole
+        aside.mkdir()
+        for i, image in enumerate(array):
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(aside / f'{i:05}.png')
+        np.savez_compressed(aside / 'images.npz', images=array)
+        aside.rename(folder)
 
 # %% ../nbs/10c_evaluation.ipynb #10ccache01
 def cached_statistics(features: nn.Module, # in eval mode, on the CPU
@@ -328,9 +331,8 @@ def cached_statistics(features: nn.Module, # in eval mode, on the CPU
                       folder: Path | str,  # created if absent
                       chunk: int = 100) -> Statistics:
     "`statistics` of all images, kept in `folder` under a hash of the pixels and of the network's printed form and weights (code in its `forward` is not seen: empty the folder if that changes); raises `CheckpointError` for a damaged file."
-    h = hashlib.sha256(f'{features!r} {tuple(images.pixels.shape)}'.encode() + images.pixels.contiguous().numpy().tobytes())
-    for name, w in features.state_dict().items(): h.update(name.encode() + w.cpu().contiguous().numpy().tobytes())
-    file = Path(folder) / f'statistics-{h.hexdigest()[:16]}.safetensors'
+    known = digest({'network': f'{features!r}', 'weights': features.state_dict(), 'pixels': images.pixels})
+    file = Path(folder) / f'statistics-{known[:16]}.safetensors'
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(file, statistics(features, (images[i] for i in torch.arange(len(images)).split(chunk)))._asdict())

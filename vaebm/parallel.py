@@ -8,18 +8,16 @@ __all__ = ['OWN', 'world_size', 'rank', 'mean_over_ranks', 'from_rank_0', 'gathe
 
 # %% ../nbs/parallel.ipynb #parallel003
 import glob
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import safetensors
 import torch
 from torch import distributed, nn
 
-from .runs import CheckpointError, load_checkpoint, save_checkpoint
+from .runs import CheckpointError, load_checkpoint, read_numbers, save_checkpoint
 
 # %% ../nbs/parallel.ipynb #parallel008
 def _together() -> bool: return distributed.is_available() and distributed.is_initialized()
@@ -134,10 +132,11 @@ def save_shares(path: Path | str, # the common file, in a folder that all ranks 
 
 # %% ../nbs/parallel.ipynb #parallel026
 def update_of(file: Path) -> int: # of a stage
-    "The update of a checkpoint, from its header alone; raises `CheckpointError` if it is truncated."
-    try:
-        with safetensors.safe_open(file, 'pt') as f: return dict(json.loads(f.metadata()['tree'])['dict'])['done']
-    except safetensors.SafetensorError as e: raise CheckpointError(f'{file} is truncated or not a checkpoint: {e}') from e
+    "The update of a checkpoint, from its header alone; raises `CheckpointError` if it is truncated or none of a stage."
+    found = read_numbers(file)
+    if not isinstance(found.get('done'), int):
+        raise CheckpointError(f'{file} is no checkpoint of a stage: it has no update')
+    return found['done']
 
 def _files(path: Path, r: int) -> dict:
     "Checkpoints of rank r, by update."

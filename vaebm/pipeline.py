@@ -26,8 +26,10 @@ from .model import VAEBM
 from .nvae import NVAE, readjust_batch_norm, update_batch_norm
 from .samplers import Kernel, independence, pcn_langevin, run
 from .plot import COLORS, STYLES, axes, curve, pictures, show
-from .runs import (configure, load_checkpoint, read_weights, save_checkpoint, unless_paused, write_record)
-from .training import (ImageStageOne, ImageStageTwo, Monitor, VAEBMConfig, build_nvae, build_vaebm, fit, project)
+from .runs import (claim_data, configure, load_checkpoint, need_finished, read_weights, save_checkpoint, unless_paused,
+                        write_record)
+from .training import (FitResult, ImageStageOne, ImageStageTwo, Monitor, VAEBMConfig, build_nvae, build_vaebm, fit,
+                            project, read_seconds)
 
 # %% ../nbs/pipeline.ipynb #pipeline011
 @dataclass(frozen=True)
@@ -139,10 +141,14 @@ class Judge:
 def train_base(config: ImageRun, train, folder: Path, # training images, run folder
                pause: Callable[[], bool], again: str, # asked before every update; the command that resumes
                ) -> tuple[dict, ImageStageOne]:
-    "Stage 1 in the folder's `vae`: {'as trained', 'statistics of the data', 're-adjusted': NVAE}, and the stage; raises `Paused`."
+    """Stage 1 in the folder's `vae`: {'as trained', 'statistics of the data', 're-adjusted': NVAE}, and the stage.
+
+    Raises `Paused`, `Stopped`, and `RunFolderError` if the run began with other images."""
     m, place = config.model, folder / 'vae'
+    claim_data(folder, config.data, {'train': getattr(train, 'digits', train)})
     stage = ImageStageOne(build_nvae(m)[0], train, m.stage1, m.seed)
-    unless_paused(fit(stage, place / 'stage1.safetensors', 500, watch=Monitor(place), pause=pause), again)
+    result = fit(stage, place / 'stage1.safetensors', 500, watch=Monitor(place), pause=pause)
+    need_finished(result, again, 'stage 1', folder)
     seeded = lambda k: torch.Generator().manual_seed(30_000 + 100 * m.seed + k)
     bases = {'as trained': stage.ema}
     bases['statistics of the data'] = updated = copy.deepcopy(stage.ema)
@@ -182,8 +188,10 @@ def projected_once(config: ImageRun, vae: NVAE, train, folder: Path) -> Images:
     return Images(load_checkpoint(file)['pixels'])
 
 def train_product(config: ImageRun, vae: NVAE, projected: Images, folder: Path,
-                  choose: Judge, pause: Callable[[], bool], again: str) -> tuple[VAEBM, ImageStageTwo, list]:
-    "Stage 2 in the run folder: the product with the weights that are kept, the stage, and all looks; raises `Paused`."
+                  choose: Judge, pause: Callable[[], bool], again: str) -> tuple[VAEBM, ImageStageTwo, list, FitResult]:
+    """Stage 2 in the run folder: the product with the weights that are kept, the stage, all looks, and how it ended.
+
+    Raises `Paused`."""
     m = config.model
     seeded = lambda k: torch.Generator().manual_seed(40_000 + 100 * m.seed + k)
     model = build_vaebm(m, vae, projected.sample(5 * m.stage2.batch_size, seeded(0)))
@@ -193,13 +201,15 @@ def train_product(config: ImageRun, vae: NVAE, projected: Images, folder: Path,
         found = choose.report(torch.cat(samples))
         return found | {'score': -found['frechet']}
     stage = ImageStageTwo(model, projected, m.stage2, m.seed)
-    status = unless_paused(fit(stage, folder / 'stage2.safetensors', config.every, watch=Monitor(folder, judge=look), pause=pause), again)
+    watch = Monitor(folder, judge=look)
+    result = fit(stage, folder / 'stage2.safetensors', config.every, watch=watch, pause=pause)
+    unless_paused(result, again)
     chosen = choose.name != JUDGES[config.data][1]
     kept = load_checkpoint(folder / 'best.safetensors') if chosen else stage.weights()
     save_checkpoint(folder / 'weights.safetensors', kept)
     model.energy.load_state_dict(kept)
-    print(f"{status}; kept: the weights of {'the best look' if chosen else 'the last update'}")
-    return model, stage, json.loads((folder / 'judged.json').read_text())
+    print(f"{result}; kept: the weights of {'the best look' if chosen else 'the last update'}")
+    return model, stage, json.loads((folder / 'judged.json').read_text()), result
 
 # %% ../nbs/pipeline.ipynb #pipeline053
 def training_figure(stage: ImageStageTwo, looks: list, path: Path) -> None:
@@ -373,10 +383,10 @@ def changed(state: dict, base: dict) -> dict:
     return {name: t for name, t in state.items() if not torch.equal(t, base[name])}
 
 def record_run(config: ImageRun, experiment: str, given: dict, folder: Path, metrics: dict) -> None:
-    "Write the records of both stages, for `publish`: configuration, command, metrics, seconds and digests."
+    "Write the records of both stages, for `publish`; `metrics` has the 'status' of stage 2."
     m, place = config.model, folder / 'vae'
     given = {name: value for name, value in given.items() if name != 'run_dir'}
-    seconds = {stage: json.loads((at / 'seconds.json').read_text()) for stage, at in (('stage1', place), ('stage2', folder))}
+    seconds = {at.stem: read_seconds(at) for at in (place / 'stage1.safetensors', folder / 'stage2.safetensors')}
     settings = {'data': config.data, 'n_projected': config.n_projected, 'n_choose': config.n_choose, 'n_samples': config.n_samples}
     shared, legs = {'run': settings}, []
     if m.start:
@@ -384,8 +394,8 @@ def record_run(config: ImageRun, experiment: str, given: dict, folder: Path, met
         legs = entry['legs']
         if not m.stage1.n_steps:
             save_checkpoint(place / 'weights.safetensors', changed(load_checkpoint(place / 'weights.safetensors'), base))
-            shared |= {'base': {'name': m.start, 'sha256': entry['sha256']}}
+            shared |= {'base': {'name': m.start, 'digest': entry['digest']}}
     of_vae = {'seconds': seconds['stage1'], 'bound': metrics['bound'], 'updates': metrics['updates']['stage1']}
     vae = write_record(place, experiment, given, 'nvae', m, of_vae, legs, **shared)
-    theirs = {'name': f'{config.data}_nvae' + ('_readjusted' if 'base' in shared else ''), 'sha256': vae['sha256']}
+    theirs = {'name': f'{config.data}_nvae' + ('_readjusted' if 'base' in shared else ''), 'digest': vae['digest']}
     write_record(folder, experiment, given, 'energy', m, metrics | {'seconds': seconds}, (), vae=theirs, run=settings)

@@ -8,12 +8,13 @@ __all__ = ['COLORS', 'STYLES', 'show', 'axes', 'scatter', 'density', 'curve', 's
 # %% ../nbs/plot.ipynb #plot003
 from collections.abc import Sequence
 from io import BytesIO
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from IPython import get_ipython
 from IPython.display import display
+
+from .runs import write_atomic
 
 # %% ../nbs/plot.ipynb #plot005
 COLORS = {'data': '#111111', 'vae': '#e08214', 'vaebm': '#2166ac', 'energy': '#762a83', 'other': '#999999'}
@@ -30,7 +31,7 @@ def show(fig: plt.Figure, # the figure; it is closed afterwards
     buffer = BytesIO()
     fig.savefig(buffer, format='png', dpi=80, bbox_inches='tight', metadata={'Software': None})
     plt.close(fig)
-    if path: Path(path).write_bytes(buffer.getvalue())
+    if path: write_atomic(path, buffer.getvalue())
     if get_ipython(): display({'image/png': buffer.getvalue(), 'text/plain': alt}, raw=True, display_id=place, update=update)
 
 # %% ../nbs/plot.ipynb #plot008

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .fast import fold, keep_memory
 from .model import VAEBM
 from .parallel import mean_over_ranks
-from .training import Exploded, RatioConfig, Stage, augment
+from .training import RatioConfig, Stage, augment
 
 # %% ../nbs/11b_ratio.ipynb #imagesratio01
 class DensityRatio(Stage):
@@ -42,11 +42,10 @@ class DensityRatio(Stage):
         loss = F.softplus(e_data).mean() + F.softplus(-e_vae).mean()
         means = mean_over_ranks(torch.stack([loss, e_data.mean(), e_vae.mean()]).detach()).tolist()
         row = dict(zip(('loss', 'e_data', 'e_vae'), means))
-        if not math.isfinite(row['loss']): raise Exploded(f"logistic loss {row['loss']} at update {self.done}")
+        if not math.isfinite(row['loss']):
+            self.blame(x, lambda: None if x_vae.isfinite().all() else 'a sample of the VAE', 'the logistic loss')
         self.update([loss])
         return row
-
-    def clip(self): pass
 
     @torch.no_grad()
     def sharpen(self) -> None:
