@@ -12,9 +12,12 @@ import torch
 import vaebm
 from vaebm import runs
 from vaebm.data import StackedDigits, coverage, gaussian_grid, load_images
+from vaebm.fast import fold
 from vaebm.likelihood import mean_log_likelihood
 from vaebm.metrics import along_chains, class_report, load_classifier
-from vaebm.runs import CheckpointError, configure, message, publish, save_checkpoint, write_record
+from vaebm.model import VAEBM
+from vaebm.runs import CheckpointError, configure, load_checkpoint, message, publish, save_checkpoint, write_record
+from vaebm.samplers import Kernel
 from vaebm.training import VAEBMConfig, build_vaebm
 
 ROOT = Path(__file__).parents[1]
@@ -102,8 +105,59 @@ def test_damaged_weights_are_refused(checkpoints, damage):
     assert text.startswith(str(path)) and ('is truncated' if damage == 'truncate' else 'was changed') in text
 
 
-def test_unknown_name_is_refused():
-    assert 'name must be one of 25_gaussians' in message(ValueError, vaebm.load_pretrained, 'cifar100')
+def test_all_names_that_are_offered_load_whatever_was_imported():
+    code = """
+import sys, vaebm
+try: vaebm.load_pretrained('cifar100')
+except ValueError as error: text = str(error)
+names = text.split('one of ')[1].split(', got')[0].split(', ')
+assert names == list(vaebm.list_pretrained()), text
+assert 'vaebm.baselines' not in sys.modules
+print(*[f'{name}={type(vaebm.load_pretrained(name)).__name__}' for name in names])
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    loaded = dict(pair.split('=') for pair in done.stdout.split())
+    assert done.returncode == 0, done.stderr
+    assert (loaded['25_gaussians'], loaded['nvae_digits'], loaded['cifar10'], loaded['pairs_vae']) == ('VAEBM', 'NVAE', 'VAEBM', 'PairVAE')
+    assert loaded.keys() == {name for name, entry in MANIFEST.items() if entry.get('model') not in ('classifier', 'statistics')}
+
+
+@pytest.mark.parametrize('name', ['25_gaussians', 'stacked_mnist_projected'])
+def test_a_model_goes_into_one_file_and_comes_back(tmp_path, name):
+    model = vaebm.load_pretrained(name)
+    model.save(tmp_path / 'mine.safetensors')
+    for again in (VAEBM.load(tmp_path / 'mine.safetensors'), vaebm.load_pretrained(tmp_path / 'mine.safetensors')):
+        assert torch.equal(again.sample(2, torch.Generator().manual_seed(0)), model.sample(2, torch.Generator().manual_seed(0)))
+        assert again.n_steps == model.n_steps and again.kernel.made == model.kernel.made and not again.training
+
+
+def test_what_cannot_be_saved_or_loaded_says_so(tmp_path):
+    model = vaebm.load_pretrained('stacked_mnist_projected')
+    assert message(ValueError, VAEBM(model.vae, torch.nn.Flatten(0)).save, tmp_path / 'a').startswith('energy must be one of MLPVAE')
+    assert message(ValueError, fold(model).save, tmp_path / 'a').startswith('vae must be whole to be saved')
+    assert message(ValueError, VAEBM(model.vae, model.energy, Kernel(model.kernel.init, model.kernel.step)).save, tmp_path / 'a').startswith('kernel must be one of `vaebm.samplers`')
+    save_checkpoint(tmp_path / 'other.safetensors', {'w': torch.ones(2)})
+    assert message(CheckpointError, VAEBM.load, tmp_path / 'other.safetensors') == f"{tmp_path / 'other.safetensors'} must be a file that `VAEBM.save` wrote"
+    model.save(tmp_path / 'mine.safetensors')
+    foreign = load_checkpoint(tmp_path / 'mine.safetensors')
+    foreign['vaebm']['energy']['class'] = 'Popen'
+    save_checkpoint(tmp_path / 'foreign.safetensors', foreign)
+    assert 'holds no model of this library' in message(CheckpointError, VAEBM.load, tmp_path / 'foreign.safetensors')
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['foreign.safetensors', 'mine.safetensors', 'other.safetensors']
+
+
+def test_a_run_folder_is_loaded_with_its_own_vae(tmp_path):
+    vae = vaebm.load_pretrained('nvae_digits')
+    config = configure(VAEBMConfig(nvae=vae.config), {'energy': {'width': 4, 'blocks': 'd1'}, 'sample_steps': 3, 'pixel_noise': False})
+    with torch.no_grad(): vae.top += .1   # the run's own, not the published one
+    model = build_vaebm(config, vae, torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    (tmp_path / 'vae').mkdir()
+    save_checkpoint(tmp_path / 'vae' / 'weights.safetensors', vae.state_dict())
+    save_checkpoint(tmp_path / 'weights.safetensors', model.energy.state_dict())
+    write_record(tmp_path, 'digits', {}, 'energy', config, {}, vae={'name': 'digits_nvae', 'digest': '0'})
+    assert torch.equal(vaebm.load_pretrained(tmp_path).sample(2, torch.Generator().manual_seed(1)), model.sample(2, torch.Generator().manual_seed(1)))
+    (tmp_path / 'metrics.json').unlink()
+    assert message(ValueError, vaebm.load_pretrained, tmp_path).startswith('source must be the folder of a finished run')
 
 
 def test_files_stay_small():

@@ -1,6 +1,7 @@
 """Explorers: what they compute, what their controls do without a browser, and what is stored of them."""
 import base64
 import json
+import random
 import re
 import subprocess
 import sys
@@ -127,7 +128,7 @@ def test_both_spaces_hold_the_same_chains():
 def test_unknown_names_are_refused():
     assert message(ValueError, chains_in, 'space', .3) == "space must be one of noise space, data space, got 'space'"
     assert message(ValueError, Chains('ring', 1).step, 'NUTS', .1, 1.).startswith('sampler must be one of Langevin, MALA,')
-    assert message(ValueError, Chains('well', 1).step, 'MALA', .1, 1.).startswith('energy must be one of two wells,')
+    assert message(ValueError, Chains, 'well', 1).startswith('energy must be one of two wells,')
 
 
 def test_only_the_chosen_group_is_turned():
@@ -183,6 +184,29 @@ def test_files_that_are_no_images_are_refused():
     assert read_upload(noise, 16).shape == (1, 3, 16, 16)
 
 
+@pytest.mark.parametrize('kind', ['avif', 'eps', 'pdf', 'ppm'])
+def test_uploads_of_other_formats_are_refused_and_start_no_program(monkeypatch, kind):
+    try: Image.new('RGB', (40, 50), 'red').save(file := BytesIO(), kind)
+    except (KeyError, OSError): pytest.skip(f'this Pillow writes no {kind}')
+    def program(*args, **kwargs): raise AssertionError('a program was started')
+    monkeypatch.setattr('subprocess.Popen', program)   # Pillow draws EPS with another program
+    assert message(ValueError, read_upload, file.getvalue(), 32) == 'upload must be an image that is whole, of format PNG, JPEG, GIF, WEBP, BMP, TIFF, got none of them'
+
+
+@pytest.mark.filterwarnings('ignore:::PIL')
+def test_uploads_are_limited_in_pixels_and_damaged_ones_refused(monkeypatch):
+    monkeypatch.setattr('vaebm.explore.MAX_PIXELS', 64 * 48 - 1)
+    assert message(ValueError, read_upload, as_png(Image.new('RGB', (64, 48))), 32) == 'upload must have at most 3,071 pixels, got 3,072'
+    generator = random.Random(0)
+    for kind in ('png', 'jpeg', 'gif', 'webp', 'bmp', 'tiff'):
+        Image.effect_noise((40, 30), 50).save(file := BytesIO(), kind)
+        for _ in range(40):
+            damaged = bytearray(file.getvalue())
+            for _ in range(4): damaged[generator.randrange(min(200, len(damaged)))] = generator.randrange(256)
+            try: assert read_upload(bytes(damaged), 16).shape == (1, 3, 16, 16)
+            except ValueError as error: assert str(error).startswith('upload must ')
+
+
 class Fails(Picture):
     controls = {'word': ['<good>', '<bad>']}
 
@@ -208,7 +232,7 @@ def test_redraw_times_leave_the_controls_alone():
     e = Explorer(ChainByHand())
     values = e.values()
     assert redraw_times(e, 1).keys() == {*e.controls, *e.buttons} and e.values() == values
-    assert message(ValueError, redraw_times, e, 0) == 'n must be >= 1, got 0'
+    assert message(ValueError, redraw_times, e, 0) == 'n must be a whole number >= 1, got 0'
 
 
 def test_stored_pages_hold_pictures_with_words_and_no_widgets():

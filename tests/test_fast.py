@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vaebm import training
-from vaebm.energy import EnergyResNet
+from vaebm.energy import EnergyResNet, MLPEnergy
 from vaebm.fast import calibrate, compiled, fold, published_step
 from vaebm.layers import data_dependent_init
 from vaebm.model import VAEBM
@@ -116,3 +116,36 @@ def test_stage_two_with_other_buffers(changes, tmp_path):
     again.load_state_dict(load_checkpoint(tmp_path / 'stage.safetensors'))
     assert torch.equal(again.buffer.noise, stage.buffer.noise) and again.buffer.noise.dtype == (torch.float16 if changes else torch.float32)
     assert changes or (tmp_path / 'buffer').stat().st_size == 8 * (model.vae.layout.size - model.vae.layout.size_x) * 4
+
+
+def counting():
+    "A backend of `torch.compile` that runs the graphs as they are, and the number of times that it has run one."
+    calls = []
+    def backend(graph, inputs):
+        def call(*args):
+            calls.append(len(args))
+            return graph(*args)
+        return call
+    return backend, calls
+
+
+@pytest.mark.parametrize('folded', [False, True], ids=['plain', 'folded'])
+def test_samples_of_a_compiled_model_go_through_the_compiled_step(folded):
+    model = product(groups=2)
+    backend, calls = counting()
+    fast = compiled(fold(model) if folded else model, backend=backend)
+    x = fast.sample(2, torch.Generator().manual_seed(1), n_steps=3)
+    assert len(calls) >= 3   # once a step at least
+    assert torch.allclose(x, model.sample(2, torch.Generator().manual_seed(1), n_steps=3), atol=1e-5)
+    before = len(calls)
+    run(langevin(1e-3), fast, torch.randn(2, model.vae.layout.size), 2)
+    assert len(calls) >= before + 2
+    before = len(calls)
+    model.sample(2, n_steps=1)
+    assert len(calls) == before   # the model itself is not changed
+
+
+def test_a_model_with_nothing_to_fold_is_compiled_too():
+    model, (backend, calls) = VAEBM(MLPVAE(2, 3, 8), MLPEnergy(2, 8), langevin(.01), 4), counting()
+    assert torch.allclose(compiled(model, backend=backend).sample(5, torch.Generator().manual_seed(0)), model.sample(5, torch.Generator().manual_seed(0)), atol=1e-6) and len(calls) >= 4
+    assert fold(model) is model and fold(fold(product(groups=1))).vae.pixel_noise

@@ -157,7 +157,7 @@ def test_looks_need_the_memory_of_their_own_batch():
     assert 31 < many['samples'] / few['samples'] < 33 and few['samples'] < few['activations 2']   # of 32 chains
     assert many['stage 2'] - few['stage 2'] == many['samples'] - few['activations 2'] > 0
     config = tailor(small('celeba64'), {'evaluation': {'batch_size': 8}})
-    model = build_vaebm(config.model, build_nvae(config.model)[0].eval(), torch.rand(8, 3, 64, 64))
+    model = build_vaebm(config.model, build_nvae(config.model)[0].eval(), torch.rand(8, 3, 32, 32))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p: fold(model).sample(8, n_steps=1, mean=True)
     events = sorted((e for e in p.profiler.kineto_results.events() if e.name() == '[memory]'), key=lambda e: e.start_ns())
     assert abs(costs(config)['memory']['samples'] / np.cumsum([e.nbytes() for e in events]).max() - 1) < .15

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from vaebm.energy import EnergyResNet
+from vaebm.energy import ENERGY_NETWORKS, EnergyResNet
 from vaebm.layers import WNConv2d, data_dependent_init
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE, published_config, published_names
@@ -108,3 +108,40 @@ def test_product_of_nvae_and_energy():
     assert torch.allclose(value, net(vae.transform(eps)) + .5 * eps.square().sum(1))
     x = VAEBM(vae.float(), net.float(), langevin(1e-4), n_steps=3).sample(2, torch.Generator().manual_seed(1))
     assert x.shape == (2, 3, 32, 32) and x.isfinite().all() and model.log_h(x, 2).shape == (2,)
+
+
+def energy_state(net):
+    "The state of `net` under the published names."
+    return {k.replace('skip', 'skip.0').replace('log_norm', 'log_weight_norm'): v for k, v in net.state_dict().items()}
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'], ids=['one GPU', 'several GPUs'])
+@pytest.mark.parametrize('held', ['state_dict', 'model'])
+def test_energies_are_read_as_training_scripts_save_them(tmp_path, held, prefix):
+    net = EnergyResNet(8, ENERGY_NETWORKS['cifar10']['blocks'])
+    state = {prefix + k: v for k, v in energy_state(net).items()}
+    torch.save({held: state, 'optimizer': torch.optim.Adam(net.parameters()).state_dict(), 'args': None}, tmp_path / 'EBM.pth')
+    read = EnergyResNet.from_official(tmp_path / 'EBM.pth', 'cifar10')
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad(): assert torch.equal(read(x), net(x))
+
+
+def test_an_nvae_of_several_gpus_is_read():
+    model = NVAE(published_config(ARGS)).eval()
+    state = {f'module.{k}': v for k, v in published_state(model).items()}
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.equal(NVAE.from_official({'state_dict': state, 'args': argparse.Namespace(**ARGS)}).infer(x, torch.Generator().manual_seed(0)), model.infer(x, torch.Generator().manual_seed(0)))
+
+
+def test_what_is_no_checkpoint_is_refused_by_name(tmp_path):
+    state = {'state_dict': published_state(NVAE(published_config(ARGS)))}
+    for args, said in ((None, "args lack"), ([1, 2], 'must be a dict or a Namespace, got list'), ('cifar10', 'must be a dict or a Namespace, got str'), (ARGS | {'num_groups_per_scale': 'many'}, "groups must be int, got 'many'"), (ARGS | {'dataset': None}, 'dataset must be')):
+        assert said in message(CheckpointError, NVAE.from_official, state | {'args': args}), args
+    for content in ({'state_dict': None, 'args': ARGS}, {'state_dict': {}, 'args': ARGS}, {'state_dict': {'a': 1.}}, {'weights': {}}, {}): assert 'must be a dict with a state_dict, or a model' in message(CheckpointError, NVAE.from_official, content)
+    (tmp_path / 'text.pt').write_text('hello world')
+    torch.save([torch.ones(2)], tmp_path / 'list.pt')
+    for name, said in (('text.pt', 'is not a checkpoint that can be read safely'), ('list.pt', 'must be a dict with a state_dict, got list'), ('absent.pt', 'there is no such file'), ('.', 'is not a checkpoint')):
+        text = message(CheckpointError, EnergyResNet.from_official, tmp_path / name, 'cifar10')
+        assert str(tmp_path / name) in text and said in text and 'weights_only' not in text
+    flat = energy_state(EnergyResNet(8, ENERGY_NETWORKS['cifar10']['blocks'])) | {'conv1.weight': torch.ones(3)}
+    assert 'conv1.weight must be kernels' in message(CheckpointError, EnergyResNet.from_official, {'model': flat}, 'cifar10')

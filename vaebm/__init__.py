@@ -2,6 +2,6 @@
 __version__ = "0.1.0"
 
 from vaebm.model import VAEBM
-from vaebm.training import load_pretrained
+from vaebm.training import list_pretrained, load_pretrained
 
-__all__ = ["VAEBM", "load_pretrained"]
+__all__ = ["VAEBM", "list_pretrained", "load_pretrained"]

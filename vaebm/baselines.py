@@ -25,14 +25,14 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from .cli import execute
-from .data import Images, StackedDigits, draw_indices, load_images
-from .energy import EnergyResNet
+from .data import Images, StackedDigits, as_images, check_scale, draw_indices, load_images
+from .energy import BLOCKS, EnergyResNet
 from .fast import fold
-from .layers import WNConv2d, data_dependent_init, lip_swish
+from .layers import SpectralSum, WNConv2d, data_dependent_init, lip_swish
 from .metrics import Classifier, EfficientNetFeatures, feature_distance, inception_score, load_classifier, load_statistics, mode_report, statistics
 from .model import VAEBM
-from .runs import Paused, check_folder, configure
-from .training import (LOADERS, EnergyConfig, ImageStageTwo, ImageStageTwoConfig, check_gradients, cosine_lr,
+from .runs import SEED, WORD, Paused, at_least, check, check_fields, check_folder, configure, integer, one_of
+from .training import (EnergyConfig, ImageStageTwo, ImageStageTwoConfig, check_gradients, cosine_lr,
                             load_pretrained, make_kernel)
 from .vae import MLPVAE, Layout
 
@@ -42,11 +42,15 @@ class DigitPairs:
     def __init__(self, digits: Images,    # one channel of 28 or 32 pixels, with labels
                  noise: float = .1):      # standard deviation of the pixel noise that `sample` adds
         if digits.labels is None or digits.pixels.shape[1] != 1: raise ValueError('digits must have one channel and labels')
+        check('noise', noise, at_least(0))
+        side = digits.pixels.shape[-1]
+        if side not in (28, 32): raise ValueError(f'digits must have 28 or 32 pixels, got {side}')
         small = F.avg_pool2d(digits.padded((32 - digits.pixels.shape[-1]) // 2).pixels.float(), 2)
         self.digits, self.noise = Images(small.round().byte(), digits.labels), noise
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         "Images without noise, and the classes of both digits, shape (n, 2)."
+        check('n', n, integer(0))
         i = draw_indices(len(self.digits), (n, 2), generator)
         return self.digits[i][:, :, 0], self.digits.labels[i]
 
@@ -58,6 +62,7 @@ class DigitPairs:
 # %% ../nbs/13_ablations.ipynb #13ablations006b
 def colour(images: torch.Tensor) -> torch.Tensor: # shape (n, C, H, W), at most three channels
     "Missing channels black, shape (n, 3, H, W): pairs of digits are red and green."
+    if images.ndim != 4 or images.shape[1] > 3: raise ValueError(f'images must have shape (n, C, H, W) with at most three channels, got {tuple(images.shape)}')
     return F.pad(images, [0, 0, 0, 0, 0, 3 - images.shape[1]])
 
 # %% ../nbs/13_ablations.ipynb #13ablations009
@@ -71,7 +76,7 @@ class PairJudge:
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> torch.Tensor: # in [0, 1], shape (n, C, H, W)
         "Of all digits, enlarged to 32 x 32, shape (n, C, 128)."
-        digits = images.clamp(0, 1).flatten(0, 1)[:, None]
+        digits = as_images(images, 'images').clamp(0, 1).flatten(0, 1)[:, None]
         f = [self.trunk(F.interpolate(part, 32, mode='bicubic').clamp(0, 1)) for part in digits.split(500)]
         return torch.cat(f).view(*images.shape[:2], -1)
 
@@ -92,7 +97,7 @@ class PairVAE(MLPVAE):
     def __init__(self, latent: int = 40, width: int = 400,
                  learned: bool = False): # are the scales of pixels learned, between 0.05 and 0.15?
         super().__init__(512, latent, width, 3, 1.)
-        self.learned = learned
+        self.learned, self.arguments = learned, {'latent': latent, 'width': width, 'learned': learned}
 
     def decode(self, eps_z: Sequence[torch.Tensor]) -> Normal: # the one latent group, shape (..., latent)
         "p(x|z), shape (..., 512), standard deviation 0.15 unless learned: the limit lies below every initial scale and passes no gradient. A scale without limits explains digits as noise."
@@ -105,23 +110,27 @@ class PairVAE(MLPVAE):
 
     def infer(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         "Noise with transform(eps) = x, shape (B, D): z from the posterior."
-        return super().infer(x.flatten(1), generator)
+        return super().infer(as_images(x).flatten(1), generator)
 
     def elbo(self, x: torch.Tensor, beta: float = 1., generator: torch.Generator | None = None) -> torch.Tensor:
         "One-sample evidence lower bound in nats, shape (B,) (Eq. 3)."
-        return super().elbo(x.flatten(1), beta, generator)
+        return super().elbo(as_images(x).flatten(1), beta, generator)
+
+    def iwae(self, x: torch.Tensor, k: int, generator: torch.Generator | None = None, chunk: int = 2 ** 13) -> torch.Tensor:
+        "Importance-weighted bound on log p(x) in nats, shape (B,)."
+        return super().iwae(as_images(x).flatten(1), k, generator, chunk)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
         "Images of the VAE alone, shape (n, 2, 16, 16): the means of p(x|z), clamped to [0, 1]."
-        return self.transform(self.layout.center(torch.randn(n, self.layout.size, generator=generator, device=generator.device if generator else None))).clamp(0, 1)
+        eps, = self.layout.noise(n, n, generator, next(self.parameters()))
+        return self.transform(self.layout.center(eps)).clamp(0, 1)
 
 # %% ../nbs/13_ablations.ipynb #13ablations021b
-def _load_pairs(entry, state):
+def _load_pairs(entry, state, folder=None):
     vae = PairVAE(learned=entry.get('learned', False))
     vae.load_state_dict(state)
     return vae
-LOADERS['pairs'] = _load_pairs
 
 # %% ../nbs/13_ablations.ipynb #13ablations031
 class PixelLayout(Layout):
@@ -132,6 +141,8 @@ class Pixels(nn.Module):
     "A VAE with nothing learned and no latents, every pixel N(1/2, 1/4): times an energy, an EBM on x whose chains move pixels."
     def __init__(self, shape: tuple = (2, 16, 16)): # of an image, (C, H, W)
         super().__init__()
+        for size in shape: check('shape', size, integer())
+        self.arguments = {'shape': list(shape)}
         self.layout, self.shape = PixelLayout((math.prod(shape),), []), shape
 
     def transform(self, eps: torch.Tensor) -> torch.Tensor: # shape (B, D)
@@ -140,7 +151,7 @@ class Pixels(nn.Module):
 
     def infer(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         "Noise with transform(eps) = x, shape (B, D)."
-        return self.layout.join(2 * x.flatten(1) - 1, [])
+        return self.layout.join(2 * as_images(x).flatten(1) - 1, [])
 
 # %% ../nbs/13_ablations.ipynb #13ablations032
 class PixelStage(ImageStageTwo):
@@ -235,15 +246,19 @@ class PlainEnergy(nn.Module):
                  norm: str, activation: str,    # keys of `NORMS` and of `ACTIVATIONS`
                  c_in: int = 2):                # channels of the images
         super().__init__()
+        for name, value, allowed in (('width', width, integer()), ('blocks', blocks, BLOCKS), ('norm', norm, one_of(NORMS)), ('activation', activation, one_of(ACTIVATIONS)), ('c_in', c_in, integer())): check(name, value, allowed)
+        self.arguments = {'width': width, 'blocks': blocks, 'norm': norm, 'activation': activation, 'c_in': c_in}
         conv, sizes = NORMS[norm], [width] + [width * int(b.strip('d')) for b in blocks.split()]
         self.activation, self.down = ACTIVATIONS[activation], [b.startswith('d') for b in blocks.split()]
         self.conv1, self.linear = conv(c_in, width, 3), nn.Linear(sizes[-1], 1)
         self.blocks = nn.ModuleList(nn.ModuleDict({'conv1': conv(a, b, 3), 'conv2': conv(b, b, 3), 'skip': conv(a, b, 1, bias=False) if down or a != b else nn.Identity()})
                                     for a, b, down in zip(sizes, sizes[1:], self.down))
+        self.spectral_penalty = SpectralSum(self)   # of the convolutions, as in `EnergyResNet`
 
     def forward(self, x: torch.Tensor) -> torch.Tensor: # images, shape (B, c_in, H, W), clamped to [0, 1]
         "Energy, shape (B,)."
         f = self.activation
+        x = check_scale(x) if x.is_floating_point() else as_images(x)
         h = f(self.conv1(x.clamp(0, 1)))
         for block, down in zip(self.blocks, self.down):
             h = block.conv2(f(block.conv1(h))) + block.skip(h)
@@ -266,6 +281,10 @@ class AblationConfig:
     energy: EnergyConfig = field(default_factory=lambda: EnergyConfig(16, 'd1 d2 2'))
     stage2: ImageStageTwoConfig = field(default_factory=ImageStageTwoConfig)
     sample_steps: int = 8     # kernel steps of a test-time chain
+
+    def __post_init__(self):
+        check_fields(self, tier=one_of(N_SAMPLES), seed=SEED, data=one_of(TABLES), vae=WORD, noise=at_least(0), method=one_of(METHODS), decoder_lr=at_least(0),
+                     norm=one_of(NORMS), activation=one_of(ACTIVATIONS), sample_steps=integer(0))
 
 # %% ../nbs/13_ablations.ipynb #13ablations081b
 METHODS = {'noise': ImageStageTwo, 'decoder': DecoderStage, 'pixels': PixelStage, 'pixels_from_vae': PixelStage, 'released': ReleasedStage}

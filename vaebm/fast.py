@@ -24,12 +24,16 @@ from .energy import EnergyBlock, EnergyResNet
 from .layers import DecoderCell, WNConv2d, data_dependent_init
 from .model import VAEBM
 from .nvae import NVAE, DecoderCombiner, LatentStem, NVAEConfig, gaussian
+from .runs import check, integer
+from .samplers import normal_like
 
 # %% ../nbs/07_fast.ipynb #07fast006
 def random_model(groups: int = 6, width: int = 32,        # of the NVAE; the paper's CIFAR-10 model has 30 and 128
                  energy_width: int = 32, blocks: str = 'd1 1 d2 2 d2 2',
                  ) -> VAEBM:
     "A VAEBM of 32x32 colour images with random weights and filled statistics, for timing; by default the paper's CIFAR-10 setting made small."
+    check('width', width, integer(2))
+    check('energy_width', energy_width, integer())
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae, energy = NVAE(NVAEConfig(groups=groups, channels_enc=width, channels_dec=width)), EnergyResNet(width=energy_width, blocks=blocks)
@@ -206,17 +210,21 @@ class FoldedEnergy(nn.Module):
 # %% ../nbs/07_fast.ipynb #07fast040
 @singledispatch
 def fold(module: nn.Module,                       # VAE, energy, or their product
-         dtype: torch.dtype = torch.float32,      # of the convolutions; heads have at least float32
+         dtype: torch.dtype | None = None,        # of the convolutions, by default that of the weights, but float32 at least; heads have float32 at least
          ) -> nn.Module:
-    "The same function of its input with everything that depends on weights alone computed once, and no gradient towards weights. Fold again after an update."
+    "The same function of its input with everything that depends on weights alone computed once, and no gradient towards weights; the module itself if nothing does. Fold again after an update."
     return module
 
-@fold.register
-def _(energy: EnergyResNet, dtype: torch.dtype = torch.float32): return FoldedEnergy(energy, dtype)
+def _or_its_own(dtype, weight): return dtype or torch.promote_types(weight.dtype, torch.float32)
 
 @fold.register
-def _(model: VAEBM, dtype: torch.dtype = torch.float32):
-    return type(model)(fold(model.vae, dtype), fold(model.energy, dtype), model.kernel, model.n_steps)
+def _(energy: EnergyResNet, dtype: torch.dtype | None = None): return FoldedEnergy(energy, _or_its_own(dtype, energy.linear.weight))
+
+@fold.register
+def _(model: VAEBM, dtype: torch.dtype | None = None):
+    vae, energy = fold(model.vae, dtype), fold(model.energy, dtype)
+    if vae is model.vae and energy is model.energy: return model
+    return type(model)(vae, energy, model.kernel, model.n_steps)
 
 # %% ../nbs/07_fast.ipynb #07fast041
 class FoldedCombiner(nn.Module):
@@ -238,8 +246,9 @@ def _without(module: nn.Module, *names: str) -> nn.Module:
 
 # %% ../nbs/07_fast.ipynb #07fast042
 @fold.register
-def _(vae: NVAE, dtype: torch.dtype = torch.float32):
+def _(vae: NVAE, dtype: torch.dtype | None = None):
     if 'encoder' not in vae._modules: return vae   # folded already
+    dtype = _or_its_own(dtype, vae.top)
     head = lambda part: nn.Sequential(part[0], fold_conv(part[1], torch.promote_types(dtype, torch.float32)))   # means and scales: float32 at least
     folded, groups = _without(vae, 'stem', 'pre', 'encoder', 'neck'), []
     for group in vae.groups:
@@ -259,6 +268,7 @@ def race(calls: dict[str, Callable], # functions without arguments
          warm_up: bool = True,             # a first round that is not counted?
          ) -> dict[str, list[float]]:
     "Seconds of every call, the functions called in turn."
+    check('rounds', rounds, integer())
     seconds = {name: [] for name in calls}
     for _ in range(rounds + warm_up):
         for name, f in calls.items():
@@ -271,8 +281,8 @@ def race(calls: dict[str, Callable], # functions without arguments
 def compiled(model: VAEBM,
              **options, # of `torch.compile`; on a GPU `mode='reduce-overhead'` records CUDA graphs
              ) -> VAEBM:
-    "The same model whose `energy_at` goes through `torch.compile`, at the first call for each batch size; shares all weights."
-    model = copy.copy(model)
+    "The folded model whose `energy_at` goes through `torch.compile`, at the first call for each batch size; `sample` and all kernels use it. Its weights are those of now: compile again after an update."
+    model = copy.copy(fold(model))
     model.energy_at = torch.compile(model.energy_at, **options)
     return model
 
@@ -283,8 +293,10 @@ def calibrate(model: VAEBM,
               rounds: int = 3,
               ) -> list[dict]:
     "Seconds per chain and step for every number of threads and batch size, fastest first; the number of threads is restored."
-    before = torch.get_num_threads()
-    rows, noise = [], torch.randn(max(batch_sizes), model.vae.layout.size, generator=torch.Generator().manual_seed(0))
+    for name, numbers in (('batch_sizes', batch_sizes), ('threads', threads or (1,))):
+        for n in numbers: check(name, n, integer())
+    before, rows = torch.get_num_threads(), []
+    noise = normal_like(model.like.new_empty(max(batch_sizes), model.vae.layout.size), torch.Generator().manual_seed(0))
     try:
         for n in threads or sorted({1, max(1, before // 2), before}):
             torch.set_num_threads(n)

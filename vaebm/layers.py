@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .parallel import SyncBatchNorm2d
-from .runs import CheckpointError
+from .runs import CheckpointError, Allowed, check, integer
 
 # %% ../nbs/04_layers.ipynb #04layers008
 class WNConv2d(nn.Conv2d):
@@ -25,6 +25,8 @@ class WNConv2d(nn.Conv2d):
                  c_out: int,           # output channels
                  kernel: int,          # odd kernel size
                  stride: int = 1, groups: int = 1, bias: bool = True):
+        for name, n in (('c_in', c_in), ('c_out', c_out), ('stride', stride), ('groups', groups)): check(name, n, integer())
+        check('kernel', kernel, Allowed(lambda k: integer().test(k) and k % 2 == 1, 'an odd number >= 1'))
         super().__init__(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=bias)
         self.log_norm = nn.Parameter((self.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + .01).log().detach())
         self.init_from_data = False    # see `data_dependent_init`
@@ -83,6 +85,7 @@ class FactorizedReduce(nn.Module):
     "Swish, then a 1x1 convolution of each of the four pixel phases: (B, c_in, H, W) to (B, c_out, H/2, W/2), H and W even."
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
+        check('c_out', c_out, integer(4))
         sizes = [c_out // 4] * 3 + [c_out - 3 * (c_out // 4)]
         self.convs = nn.ModuleList(WNConv2d(c_in, c, 1) for c in sizes)
 
@@ -187,6 +190,8 @@ class SpectralSum:
                  n_iter: int = 4,      # rounds per call
                  n_first: int = 40,    # rounds at the first call
                  seed: int = 0):       # of the first vectors
+        check('n_iter', n_iter, integer())
+        check('n_first', n_first, integer())
         self.module, self.n_iter, self.rounds, self.seed, self.u = module, n_iter, n_first, seed, {}
 
     def __call__(self) -> torch.Tensor:

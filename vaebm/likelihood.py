@@ -10,33 +10,38 @@ import math
 
 import torch
 
-from .data import GaussianGrid
+from .data import GaussianGrid, NotFinite
 from .energy import Grid
 from .model import VAEBM
+from .runs import check, integer
 
 # %% ../nbs/09_likelihood.ipynb #09likelihood009
 def weight_report(log_w: torch.Tensor, # logarithms of importance weights, shape (n,)
                   ) -> dict:
-    "log of the mean weight `log_z` and its standard error `se` in nats, effective share `ess` of the `n` weights."
+    "log of the mean weight `log_z` and its standard error `se` in nats, effective share `ess` of the `n` weights; raises `NotFinite` for weights that are infinite or no numbers, or all zero."
+    bad = log_w.isnan() | (log_w == math.inf)
+    if bad.any(): raise NotFinite(f'log_w must be below infinity, but {int(bad.sum())} of {len(log_w)} are not, the first at index {int(bad.nonzero()[0])}')
+    if not (log_w > -math.inf).any(): raise NotFinite(f'log_w must hold a weight above zero, got none of {len(log_w)}')
     n, total = len(log_w), torch.logsumexp(log_w.double(), 0)
     ess = torch.exp(2 * total - torch.logsumexp(2 * log_w.double(), 0)).item() / n
     return {'log_z': total.item() - math.log(n), 'se': math.sqrt((1 / ess - 1) / n), 'ess': ess, 'n': n}
 
-@torch.inference_mode()
+@torch.no_grad()
 def log_z_importance(model: VAEBM,
                      n: int = 200_000,  # draws of the VAE
                      generator: torch.Generator | None = None, chunk: int = 2 ** 15) -> dict:
     "log Z = log E_p[exp(-E)] (Sec. 3): estimate and standard error in nats, and effective sample share of the `n` weights."
-    return weight_report(torch.cat([-model.energy_at(eps) for eps in model.vae.layout.noise(n, chunk, generator)]))
+    return weight_report(torch.cat([-model.energy_at(eps) for eps in model.vae.layout.noise(n, chunk, generator, model.like)]))
 
 # %% ../nbs/09_likelihood.ipynb #09likelihood018
-@torch.inference_mode()
+@torch.no_grad()
 def vae_log_density(vae,
                     x: torch.Tensor,         # points, shape (B, d), d small
                     n: int = 100_000,        # prior draws
                     generator: torch.Generator | None = None, chunk: int = 2 ** 24) -> torch.Tensor:
     "log p(x) as the density of a mixture of `n` decoder Gaussians at prior draws, float64, shape (B,)."
-    eps = torch.randn(n, vae.layout.size, generator=generator)
+    check('chunk', chunk, integer())
+    eps, = vae.layout.noise(n, n, generator, next(vae.parameters(), None))
     p = vae.decode(vae.layout.split(eps)[1])
     loc, precision = p.loc.double(), p.scale.double() ** -2
     weights = torch.cat([-.5 * precision, loc * precision], 1)
@@ -45,18 +50,19 @@ def vae_log_density(vae,
     return torch.cat(rows) - math.log(n)
 
 # %% ../nbs/09_likelihood.ipynb #09likelihood023
-@torch.inference_mode()
+@torch.no_grad()
 def log_z_quadrature(model: VAEBM,
                      grid: Grid,                    # lattice that covers the model's mass
                      n: tuple = (4_000, 50_000),    # prior draws behind p(x): everywhere, and where it matters
                      generator: torch.Generator | None = None) -> float:
     "log of the integral of p(x) exp(-E(x)) in nats by the trapezoid rule; p(x) is refined where all but 1e-4 of it lies."
-    energy = model.energy(grid.points).double()
-    log_f = vae_log_density(model.vae, grid.points, n[0], generator) - energy
+    points = grid.points.to(model.like)
+    energy = model.energy(points).double()
+    log_f = vae_log_density(model.vae, points, n[0], generator) - energy
     order = log_f.argsort(descending=True)
     matter = order[torch.softmax(log_f[order], 0).cumsum(0) < 1 - 1e-4]
-    log_f[matter] = vae_log_density(model.vae, grid.points[matter], n[1], generator) - energy[matter]
-    return grid.log_integral(log_f).item()
+    log_f[matter] = vae_log_density(model.vae, points[matter], n[1], generator) - energy[matter]
+    return grid.log_integral(log_f.cpu()).item()
 
 # %% ../nbs/09_likelihood.ipynb #09likelihood031
 def _standard_error(d: torch.Tensor) -> float:
@@ -64,7 +70,7 @@ def _standard_error(d: torch.Tensor) -> float:
     return d.std().item() / math.sqrt(len(d))
 
 # %% ../nbs/09_likelihood.ipynb #09likelihood032
-@torch.inference_mode()
+@torch.no_grad()
 def mean_log_likelihood(model: VAEBM,
                         truth: GaussianGrid,     # gives the test points and their exact density
                         n: int = 100_000,        # test points for truth and energy
@@ -73,7 +79,9 @@ def mean_log_likelihood(model: VAEBM,
                         n_z: int = 1_000_000,    # VAE draws for log Z
                         generator: torch.Generator | None = None) -> dict:
     "Mean test log-likelihood in nats of truth, VAE and VAEBM, with differences to the truth on the same points and standard errors (Sec. 5.4)."
-    x = truth.sample(n, generator)
+    check('n', n, integer(2))
+    check('n_iwae', n_iwae, integer(2, n))
+    x = truth.sample(n, generator).to(model.like)
     log_p, energy = truth.log_prob(x), torch.cat([model.energy(c) for c in x.split(2 ** 15)])
     vae = model.vae.iwae(x[:n_iwae], k, generator) - log_p[:n_iwae]
     z = log_z_importance(model, n_z, generator)
@@ -119,11 +127,14 @@ def log_z_ais(model: VAEBM,
               n_steps: int = 20,  # T, temperatures and kernel steps of a chain
               generator: torch.Generator | None = None, chunk: int = 100) -> dict:
     "log Z = log E_p[exp(-E)] by annealed importance sampling from the VAE (Neal 2001), a lower bound in expectation: estimate and standard error in nats, effective share of the n weights; raises `ValueError` if n_steps < 1."
-    if n_steps < 1: raise ValueError(f'n_steps must be >= 1, got {n_steps}')
+    check('n_steps', n_steps, integer())
     model, betas = fold(model), torch.linspace(0, 1, n_steps + 1) ** 2
-    return weight_report(torch.cat([annealed_weights(model, kernel, eps, betas, generator) for eps in model.vae.layout.noise(n, chunk, generator)]))
+    return weight_report(torch.cat([annealed_weights(model, kernel, eps, betas, generator) for eps in model.vae.layout.noise(n, chunk, generator, model.like)]))
 
 # %% ../nbs/12b_chains.ipynb #12bchains006
+from .data import check_data
+from .runs import check, integer
+
 @torch.no_grad()
 def log_z_reverse_ais(model: VAEBM,
                       kernel: Kernel,       # as in `log_z_ais`
@@ -131,7 +142,9 @@ def log_z_reverse_ais(model: VAEBM,
                       n_steps: int = 20,    # T, temperatures of a chain
                       generator: torch.Generator | None = None, chunk: int = 100) -> dict:
     "log Z by annealing backwards from samples of the product, an upper bound in expectation if those are exact (Grosse et al. 2015): estimate and its standard error `se` in nats, effective share `ess` of the `n` weights, whose mean is 1/Z; raises `ValueError` if n_steps < 1."
-    if n_steps < 1: raise ValueError(f'n_steps must be >= 1, got {n_steps}')
+    check('n_steps', n_steps, integer())
+    check('chunk', chunk, integer())
+    check_data(start, 'start')
     model, betas = fold(model), torch.linspace(1, 0, n_steps + 1) ** 2
     r = weight_report(torch.cat([annealed_weights(model, kernel, eps, betas, generator) for eps in start.split(chunk)]))
     return r | {'log_z': -r['log_z']}

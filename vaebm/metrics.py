@@ -12,14 +12,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .data import Images
-from .runs import read_weights
+from .data import Images, as_images
+from .runs import SEED, above, between, check, check_fields, one_of, read_weights, integer
 
 # %% ../nbs/10_classifier.ipynb #10classifier06a
-def _check_images(x: torch.Tensor) -> None:
-    "Raises `ValueError` unless `x` has the shape that the classifiers read."
-    if x.ndim == 4 and x.shape[2:] == (32, 32): return
-    raise ValueError(f'images must have shape (n, C, 32, 32), got {tuple(x.shape)}')
+def _images_of_32(x: torch.Tensor) -> torch.Tensor:
+    "Images as floats; raises `ValueError` unless they have the shape that the classifiers read."
+    x = as_images(x, 'images')
+    if x.shape[2:] != (32, 32): raise ValueError(f'images must have shape (n, C, 32, 32), got {tuple(x.shape)}')
+    return x
 
 # %% ../nbs/10_classifier.ipynb #10classifier006
 class Classifier(nn.Sequential):
@@ -27,8 +28,7 @@ class Classifier(nn.Sequential):
     @torch.no_grad()
     def features(self, x: torch.Tensor) -> torch.Tensor: # images in [0, 1], shape (n, C, 32, 32)
         "Features (n, C * d): every channel is read as one image, and the d features of the channels are joined."
-        _check_images(x)
-        channels = x.clamp(0, 1).flatten(0, 1)[:, None]
+        channels = _images_of_32(x).clamp(0, 1).flatten(0, 1)[:, None]
         return torch.cat([self[:-1](part) for part in channels.split(500)]).view(len(x), -1)
 
 # %% ../nbs/10_classifier.ipynb #10classifier06b
@@ -75,14 +75,14 @@ class ClassifierConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(f'architecture must be one of {", ".join(ARCHITECTURES)}, got {self.architecture!r}')
+        check_fields(self, architecture=one_of(ARCHITECTURES), width=integer(), epochs=integer(), batch_size=integer(2), lr=above(0), seed=SEED)
 
 # %% ../nbs/10_classifier.ipynb #10classifier010
 def train_classifier(images: Images, # one channel of 32 x 32 pixels, with labels
                      config: ClassifierConfig = ClassifierConfig()) -> Classifier:
     "A classifier trained on shifted images; returned in eval mode."
-    c = config
+    c, shape = config, tuple(images.pixels.shape)
+    if images.labels is None or shape[1:] != (1, 32, 32): raise ValueError(f'images must have shape (N, 1, 32, 32) and labels, got {shape}')
     with torch.random.fork_rng():
         torch.manual_seed(c.seed)
         net = ARCHITECTURES[c.architecture](c.width).to(memory_format=torch.channels_last)
@@ -129,8 +129,7 @@ def class_report(classifier: Classifier,
     `confidence` (the mean), `shares` of the classes (10,), `share_kl`, their KL divergence in nats from equal shares,
     and `classes`, the most probable class of each channel, shape (n, C).
     """
-    _check_images(images)
-    channels = images.clamp(0, 1).flatten(0, 1)[:, None]
+    channels = _images_of_32(images).clamp(0, 1).flatten(0, 1)[:, None]
     p = torch.cat([classifier(part).softmax(1) for part in channels.split(500)])
     classes = p.argmax(1)
     shares = classes.bincount(minlength=10) / len(classes)
@@ -143,6 +142,9 @@ def mode_report(classes: torch.Tensor, # class of every channel, shape (n, C)
                 shares: torch.Tensor,  # class shares of the data, shape (10,)
                 ) -> dict:
     "Of the 10^C modes: how many occur, KL(samples || data) in nats against the product of `shares` and against equal modes, and what a perfect model would have (Sec. 5.3)."
+    if classes.ndim != 2 or not len(classes) or classes.is_floating_point() or classes.min() < 0 or classes.max() > 9:
+        raise ValueError(f'classes must be whole numbers from 0 to 9 of shape (n, C), got {classes.dtype} of shape {tuple(classes.shape)}')
+    if shares.shape != (10,) or not (shares >= 0).all() or not abs(shares.sum() - 1) < 1e-3: raise ValueError(f'shares must be ten numbers >= 0 whose sum is 1, got {shares.tolist()}')
     n, c = classes.shape
     mode = (classes * 10 ** torch.arange(c - 1, -1, -1)).sum(1)
     p = mode.bincount(minlength=10 ** c).double() / n
@@ -156,6 +158,8 @@ def mode_interval(classes: torch.Tensor, shares: torch.Tensor, # as in `mode_rep
                   n_resamples: int = 200, level: float = .95,
                   generator: torch.Generator | None = None) -> tuple[float, float]:
     "Bootstrap interval of `mode_report(classes, shares)['kl']` in nats."
+    check('n_resamples', n_resamples, integer(2))
+    check('level', level, between(0, 1))
     n, value = len(classes), mode_report(classes, shares)['kl']
     values = torch.tensor([mode_report(classes[torch.randint(n, (n,), generator=generator)], shares)['kl'] for _ in range(n_resamples)])
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2])
@@ -171,6 +175,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .data import as_images, check_data
 from .runs import publish, read_weights, save_checkpoint, write_json
 
 # %% ../nbs/10b_frechet.ipynb #10bfrechet005a
@@ -182,8 +187,9 @@ class Statistics(NamedTuple):
 
 # %% ../nbs/10b_frechet.ipynb #10bfrechet005
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    "Squared Fréchet distance of two Gaussians with these moments (Heusel et al. 2017); raises `ValueError` for features of different sizes."
+    "Squared Fréchet distance of two Gaussians with these moments (Heusel et al. 2017); raises `ValueError` for features of different sizes or moments that are not finite."
     if a.mean.shape != b.mean.shape: raise ValueError(f'both statistics must have the same features, got {len(a.mean)} and {len(b.mean)}')
+    for name, s in (('a', a), ('b', b)): check_data(torch.cat([s.mean[None], s.cov]), f'the moments {name}')
     values, vectors = torch.linalg.eigh(a.cov)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     return _distance(a, b, root @ b.cov @ root)
@@ -212,7 +218,7 @@ class EfficientNetFeatures(nn.Module):
         return self.net._fc(features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.interpolate(x.clamp(0, 1), (128, 128), mode='bilinear', antialias=True)
+        x = F.interpolate(as_images(x).clamp(0, 1), (128, 128), mode='bilinear', antialias=True)
         return self.net.extract_features((2 * x - 1).contiguous(memory_format=torch.channels_last)).mean((2, 3))
 
 # %% ../nbs/10b_frechet.ipynb #10bfrechet014
@@ -220,10 +226,10 @@ class EfficientNetFeatures(nn.Module):
 def statistics(features: Callable[[torch.Tensor], torch.Tensor], # images (B, C, H, W) to features (B, d)
                batches: Iterable[torch.Tensor],                  # of images in [0, 1], shape (B, C, H, W)
                ) -> Statistics:
-    "Moments of the features over all batches, summed in float64; raises `ValueError` for fewer than two images."
+    "Moments of the features over all batches, summed in float64; raises `ValueError` for fewer than two images, `NotFinite` with how many features of a batch are not finite."
     n, total, squares = 0, 0., 0.
     for x in batches:
-        f = features(x).double()
+        f = check_data(features(x), 'features').double()
         n, total, squares = n + len(f), total + f.sum(0), squares + f.T @ f
     if n < 2: raise ValueError(f'batches must hold at least 2 images, got {n}')
     mean = total / n
@@ -240,7 +246,8 @@ def feature_distance(reference: Statistics, f: torch.Tensor) -> float: # feature
 # %% ../nbs/10b_frechet.ipynb #10bscore01
 def inception_score(logits: torch.Tensor) -> float: # of a classifier, shape (n, classes)
     "exp of the mean KL divergence of an image's classes from those of all images (Salimans et al. 2016), in one split; from 1 to the number of classes or of images, whichever is less."
-    log_p = logits.double().log_softmax(1)
+    if logits.ndim != 2: raise ValueError(f'logits must have shape (n, classes), got {tuple(logits.shape)}')
+    log_p = check_data(logits, 'logits').double().log_softmax(1)
     log_mean = log_p.logsumexp(0) - math.log(len(log_p))
     return (log_p.exp() * (log_p - log_mean)).sum(1).mean().exp().item()
 
@@ -275,14 +282,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from .data import Images, to_bytes
-from .runs import digest, load_checkpoint
+from .data import Images, check_data, to_bytes
+from .runs import check, digest, integer, load_checkpoint
 
 # %% ../nbs/10c_evaluation.ipynb #10cevaluate007
 def frechet_limit(reference: Statistics, f: torch.Tensor, # features of samples, shape (n, d)
                   sizes: Sequence[int] = (),                # of subsets; by default n, n/2, n/4
                   ) -> dict:
     "Fréchet distance for infinitely many samples: `distances` {size: mean over disjoint subsets}, and `limit` and `slope` of a line through them against 1/size (Chong & Forsyth 2020); the bias of the reference stays. Raises `ValueError` unless all sizes are 2 to n and at least two differ."
+    check_data(f, 'features')
     sizes = sorted(set(sizes)) or [len(f) // 4, len(f) // 2, len(f)]
     if len(sizes) < 2 or min(sizes) < 2 or max(sizes) > len(f): raise ValueError(f'sizes must hold at least two numbers from 2 to {len(f)}, got {sizes}')
     distances = {n: np.mean([feature_distance(reference, part) for part in f[:len(f) // n * n].split(n)]) for n in sizes}
@@ -293,6 +301,8 @@ def frechet_limit(reference: Statistics, f: torch.Tensor, # features of samples,
 def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float: # features of two sets, shapes (m, d) and (n, d)
     "Unbiased squared maximum mean discrepancy with the kernel (a.b/d + 1)^3 (KID, Binkowski et al. 2018); raises `ValueError` for features of different sizes or fewer than two of a set."
     if a.shape[1:] != b.shape[1:] or min(len(a), len(b)) < 2: raise ValueError(f'a and b must be at least two rows of the same features, got {tuple(a.shape)} and {tuple(b.shape)}')
+    check_data(a, 'features a')
+    check_data(b, 'features b')
     kernel = lambda u, v: (u @ v.T / u.shape[1] + 1) ** 3
     def within(u): g = kernel(u, u); return (g.sum() - g.trace()) / (len(u) * (len(u) - 1))
     a, b = a.double(), b.double()
@@ -302,7 +312,9 @@ def kernel_distance(a: torch.Tensor, b: torch.Tensor) -> float: # features of tw
 def precision_recall(real: torch.Tensor, fake: torch.Tensor, # features, shapes (m, d) and (n, d)
                      k: int = 3) -> dict:
     "Share of `fake` within the k-nearest-neighbour balls of `real`, and the reverse (Kynkäänniemi et al. 2019); raises `ValueError` unless 1 <= k < m, n."
-    if not 1 <= k < min(len(real), len(fake)): raise ValueError(f'k must be from 1 to {min(len(real), len(fake)) - 1}, got {k}')
+    check('k', k, integer(1, min(len(real), len(fake)) - 1))
+    check_data(real, 'features real')
+    check_data(fake, 'features fake')
     def covered(x, y):
         radius = torch.cdist(y, y).kthvalue(k + 1, 1).values   # the nearest is the point itself
         return (torch.cdist(x, y) <= radius).any(1).float().mean().item()
@@ -331,6 +343,7 @@ def cached_statistics(features: nn.Module, # in eval mode, on the CPU
                       folder: Path | str,  # created if absent
                       chunk: int = 100) -> Statistics:
     "`statistics` of all images, kept in `folder` under a hash of the pixels and of the network's printed form and weights (code in its `forward` is not seen: empty the folder if that changes); raises `CheckpointError` for a damaged file."
+    check('chunk', chunk, integer())
     known = digest({'network': f'{features!r}', 'weights': features.state_dict(), 'pixels': images.pixels})
     file = Path(folder) / f'statistics-{known[:16]}.safetensors'
     if not file.exists():
@@ -358,13 +371,14 @@ def along_chains(model, n: int,            # a `VAEBM`, number of chains
                  kernel: Kernel | None = None, # by default the model's own
                  generator: torch.Generator | None = None, chunk: int = 250) -> dict:
     "Chains from N(0, I), seen at `stations`: {steps: `Station`}; raises `ValueError` unless these increase from 0 or more."
+    check('chunk', chunk, integer())
     if list(stations) != sorted(set(stations)) or not stations or stations[0] < 0: raise ValueError(f'stations must increase, from 0 or more, got {list(stations)}')
     model, layout, seen = fold(model), model.vae.layout, {k: [] for k in stations}
     def look(k, eps):
         if k not in seen: return
         x = model.vae.transform(layout.center(eps)).clamp(0, 1)
         seen[k].append((to_bytes(x), model.energy_at(eps)))
-    for start in layout.noise(n, chunk, generator):
+    for start in layout.noise(n, chunk, generator, model.like):
         look(0, start)
         run(kernel or model.kernel, model, start, stations[-1], generator, lambda d: look(d['step'] + 1, d['state'].eps))
     return {k: Station(Images(torch.cat([p for p, _ in parts])), torch.cat([e for _, e in parts])) for k, parts in seen.items()}
@@ -379,6 +393,7 @@ def auroc(inside: torch.Tensor, outside: torch.Tensor, # scores, shapes (m,) and
     "Probability that a score of `inside` exceeds one of `outside`, and its 95 % bootstrap interval; raises `ValueError` for empty or non-finite scores."
     for name, s in (('inside', inside), ('outside', outside)):
         if s.ndim != 1 or not len(s) or not s.isfinite().all(): raise ValueError(f'{name} must be finite scores of shape (n,), got shape {tuple(s.shape)}, {int((~s.isfinite()).sum())} not finite')
+    check('n_bootstrap', n_bootstrap, integer())
     wins = (inside[:, None] > outside).double() + .5 * (inside[:, None] == outside)
     def counts(n): # how often a bootstrap sample holds each score
         i = torch.randint(n, (n_bootstrap, n), generator=generator)

@@ -10,7 +10,7 @@ import copy
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +19,10 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
+from .data import as_images
 from .layers import *
 from .parallel import mean_over_ranks
-from .runs import CheckpointError, read_published
+from .runs import CheckpointError, at_least, check, check_fields, read_published, integer
 from .samplers import normal_like
 from .vae import Layout
 
@@ -50,6 +51,8 @@ class NVAEConfig:
     channels: int = 3          # of an image: 3 for colour, 1 for grey
 
     def __post_init__(self):
+        counts = 'image_size scales groups min_groups latent channels_enc channels_dec cells_pre cells_post expansion_post channels'
+        check_fields(self, **dict.fromkeys(counts.split(), integer()), **dict.fromkeys(('blocks_pre', 'blocks_post', 'cells_enc', 'cells_dec', 'flows'), integer(0)))
         if self.blocks_pre != self.blocks_post: raise ValueError(f'blocks_pre and blocks_post must be equal, got {self.blocks_pre} and {self.blocks_post}')
         if self.image_size % 2 ** (self.blocks_pre + self.scales - 1):
             raise ValueError(f'image_size must be a multiple of {2 ** (self.blocks_pre + self.scales - 1)} for {self.scales} scales and blocks_pre {self.blocks_pre}, got {self.image_size}')
@@ -199,11 +202,12 @@ def published_config(args: dict) -> NVAEConfig:
     fixed = {'arch_instance': 'res_mbconv', 'num_mixture_dec': 1}
     for name, value in fixed.items():
         if args.get(name, value) != value: raise CheckpointError(f'{name} must be {value!r}, got {args[name]!r}')
-    size = re.search(r'_(\d+)$', args['dataset'])
+    size = re.search(r'_(\d+)$', str(args['dataset']))
     if not size and args['dataset'] != 'cifar10': raise CheckpointError(f"dataset must be 'cifar10' or end in its image size, got {args['dataset']!r}")
-    return NVAEConfig(int(size[1]) if size else 32, args['num_latent_scales'], args['num_groups_per_scale'], args.get('ada_groups', False), args.get('min_groups_per_scale', 1),
-                      args['num_latent_per_group'], args['num_channels_enc'], args['num_channels_dec'], args['num_preprocess_blocks'], args['num_preprocess_cells'],
-                      args['num_postprocess_blocks'], args['num_postprocess_cells'], args['num_cell_per_cond_enc'], args['num_cell_per_cond_dec'], args['num_nf'], args['use_se'], args['res_dist'])
+    try: return NVAEConfig(int(size[1]) if size else 32, args['num_latent_scales'], args['num_groups_per_scale'], args.get('ada_groups', False), args.get('min_groups_per_scale', 1),
+                           args['num_latent_per_group'], args['num_channels_enc'], args['num_channels_dec'], args['num_preprocess_blocks'], args['num_preprocess_cells'],
+                           args['num_postprocess_blocks'], args['num_postprocess_cells'], args['num_cell_per_cond_enc'], args['num_cell_per_cond_dec'], args['num_nf'], args['use_se'], args['res_dist'])
+    except ValueError as e: raise CheckpointError(f"the checkpoint's args describe no NVAE: {e}") from e
 
 # %% ../nbs/05_nvae.ipynb #05nvae041
 def _cell_names(theirs: str, ours: str, cell: nn.Module) -> dict:
@@ -252,6 +256,7 @@ class NVAE(nn.Module):
     "Hierarchical VAE of images (Vahdat & Kautz 2020), with groups from the top scale down."
     def __init__(self, config: NVAEConfig):
         super().__init__()
+        self.arguments = {'config': asdict(config)}
         c, base, scales = config, 2 ** config.blocks_pre, config.scale_of_groups()
         self.config, self.pixel_noise, last = c, True, len(scales) - 1
         enc, dec = ([n * base * 2 ** s for s in scales] for n in (c.channels_enc, c.channels_dec))  # channels per group, bottom-up
@@ -302,6 +307,7 @@ class NVAE(nn.Module):
 
     def generate(self, eps_z: Sequence[torch.Tensor], temperature: float = 1.0) -> tuple[list[Latent], Normal]:
         "Latents drawn from the prior with this noise, z = mu + temperature * sigma * eps, and p(x|z)."
+        if temperature != 1: check('temperature', temperature, at_least(0))
         if len(eps_z) != len(self.groups): raise ValueError(f'eps_z must hold {len(self.groups)} groups, got {len(eps_z)}')
         def draw(group, s, i):
             prior = gaussian(group.raw_prior(s))
@@ -329,13 +335,15 @@ class NVAE(nn.Module):
     def sample(self, n: int, # number of images
                generator: torch.Generator | None = None, temperature: float = 1.0) -> torch.Tensor:
         "Images of the VAE alone, shape (n, C, H, W): the means of p(x|z), on the [0, 1] scale."
-        eps = torch.randn(n, self.layout.size, generator=generator, device=generator.device if generator else None).to(self.top)
+        check('n', n, integer())
+        eps = normal_like(self.top.new_empty(n, self.layout.size, dtype=torch.float32), generator).to(self.top)
         return (self.decode(self.layout.split(eps)[1], temperature).loc + 1) / 2
 
     def reconstruct(self, x: torch.Tensor,                        # images in [0, 1], shape (B, C, H, W)
                     noise: Sequence[torch.Tensor] | None = None,  # of each group's posterior; drawn if None
                     generator: torch.Generator | None = None) -> tuple[list[Latent], Normal]:
-        "Latents drawn from the posterior of `x`, and p(x|z); raises `ValueError` unless x is (B, 3, image_size, image_size)."
+        "Latents drawn from the posterior of `x`, and p(x|z); raises `ValueError` unless x is (B, C, image_size, image_size), bytes or in [0, 1]."
+        x = as_images(x).to(self.top.dtype)
         if x.shape[1:] != self.layout.shapes[0]: raise ValueError(f'x must have shape (B, {", ".join(map(str, self.layout.shapes[0]))}), got {tuple(x.shape)}')
         features = self.features(x)
         def draw(group, s, i):
@@ -349,12 +357,15 @@ class NVAE(nn.Module):
 
     def infer(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         "Noise with transform(eps) = x, shape (B, D): z from the posterior, every group seen from its prior."
+        x = as_images(x).to(self.top.dtype)
         latents, p = self.reconstruct(x, generator=generator)
         return self.layout.join((2 * x - 1 - p.loc) / p.scale, [(l.z - l.prior.loc) / l.prior.scale for l in latents])
 
     def elbo(self, x: torch.Tensor, beta: float = 1.0, # KL weight; below 1 groups are balanced as well
              generator: torch.Generator | None = None) -> torch.Tensor:
         "One-sample evidence lower bound in nats, shape (B,) (Eq. 3)."
+        check('beta', beta, at_least(0))
+        x = as_images(x).to(self.top.dtype)
         latents, p = self.reconstruct(x, generator=generator)
         kl = torch.stack([l.kl for l in latents])
         if beta < 1: kl = balanced(kl, self.alpha)[:, None] * kl
@@ -364,6 +375,8 @@ class NVAE(nn.Module):
     def iwae(self, x: torch.Tensor, k: int, # posterior samples per image
              generator: torch.Generator | None = None) -> torch.Tensor:
         "Importance-weighted bound on log p(x) in nats, shape (B,) (Burda et al. 2015); raises `ValueError` for a model without pixel noise."
+        check('k', k, integer())
+        x = as_images(x).to(self.top.dtype)
         if not self.pixel_noise: raise ValueError('iwae needs a model with pixel noise, got a noiseless one: its images have no density')
         return torch.logsumexp(torch.stack([self._log_weight(x, generator) for _ in range(k)]), 0) - math.log(k)
 
@@ -414,13 +427,13 @@ def readjust_batch_norm(model: NVAE, temperature: float,
     Raises `ValueError` if temperature < 0 or n_batches < 1, `FloatingPointError` if they are not finite.
     Any error restores the old ones.
     """
-    if not temperature >= 0: raise ValueError(f'temperature must be >= 0, got {temperature}')
-    if n_batches < 1: raise ValueError(f'n_batches must be >= 1, got {n_batches}')
+    check('temperature', temperature, at_least(0))
+    for name, n in (('n_batches', n_batches), ('batch_size', batch_size)): check(name, n, integer())
     norms = [m for part in (model.groups, model.post) for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
     model.eval()
     device = model.top.device
     def sample():
-        eps = [torch.randn(batch_size, *s, generator=generator, device=device) for s in model.layout.shapes[1:]]
+        eps = [normal_like(model.top.new_empty(batch_size, *s), generator) for s in model.layout.shapes[1:]]
         model.decode(eps, temperature)
     if not _refill_batch_norm(norms, [sample] * n_batches, device):
         what = f'batch-norm statistics at temperature {temperature}'
@@ -436,7 +449,8 @@ def update_batch_norm(model: NVAE, x,            # training images: anything wit
     Averaged weights need it: they carry the statistics of the weights that they are averages of.
     Raises `ValueError` if n_batches < 1, `FloatingPointError` if they are not finite. Any error restores the old ones.
     """
-    if n_batches < 1: raise ValueError(f'n_batches must be >= 1, got {n_batches}')
+    for name, n in (('n_batches', n_batches), ('batch_size', batch_size)): check(name, n, integer())
+    check('noise', noise, at_least(0))
     norms, device = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)], model.top.device
     def reconstruct():
         images = x.sample(batch_size, generator).to(device)

@@ -167,6 +167,7 @@ def pause_when(folder: Path | str,
                seconds: float = math.inf, # from now on
                ) -> Callable[[], bool]:
     "For `fit`: is there a file STOP in `folder`, which is then removed, or is the time over?"
+    if not seconds >= 0: raise ValueError(f'seconds must be >= 0, got {seconds}')
     file, end = Path(folder) / 'STOP', time.monotonic() + seconds
     def asked() -> bool:
         if not file.exists(): return time.monotonic() >= end

@@ -26,8 +26,8 @@ from .model import VAEBM
 from .nvae import NVAE, readjust_batch_norm, update_batch_norm
 from .samplers import Kernel, independence, pcn_langevin, run
 from .plot import COLORS, STYLES, axes, curve, pictures, show
-from .runs import (claim_data, configure, load_checkpoint, need_finished, read_weights, save_checkpoint, unless_paused,
-                        write_record)
+from .runs import (check_fields, claim_data, configure, integer, load_checkpoint, need_finished, one_of, read_weights,
+                        save_checkpoint, unless_paused, write_record)
 from .training import (FitResult, ImageStageOne, ImageStageTwo, Monitor, VAEBMConfig, build_nvae, build_vaebm, fit,
                             project, read_seconds)
 
@@ -42,6 +42,9 @@ class ImageRun:
     n_choose: int = 1000          # samples of a look; the best look decides which weights are kept
     n_samples: int = 10_000       # images of every reported row
     n_seeds: int = 3              # rows of samples are drawn so often, from other noise
+
+    def __post_init__(self):
+        check_fields(self, data=one_of(JUDGES), n_projected=integer(), every=integer(), n_choose=integer(2), n_samples=integer(2), n_seeds=integer())
 
 # %% ../nbs/pipeline.ipynb #pipeline013
 _CHAIN = {'kernel': 'cycle', 'kernel_options': {'independence': {'n_proposals': 4}, 'pcn_langevin': {'step_size': .1, 'times': 6}},

@@ -14,7 +14,8 @@ import torch
 from IPython import get_ipython
 from IPython.display import display
 
-from .runs import write_atomic
+from .data import as_images
+from .runs import check, integer, write_atomic
 
 # %% ../nbs/plot.ipynb #plot005
 COLORS = {'data': '#111111', 'vae': '#e08214', 'vaebm': '#2166ac', 'energy': '#762a83', 'other': '#999999'}
@@ -41,7 +42,7 @@ def axes(titles: Sequence[str],   # one title per panel
          **kwargs,                # passed to `plt.subplots`
          ) -> tuple:
     "Panels, one per title, in rows: `(figure, list of axes)`; raises `ValueError` unless the titles fill the rows."
-    columns = columns or len(titles)
+    columns = check('columns', columns or len(titles), integer())
     rows, rest = divmod(len(titles), columns)
     if rest: raise ValueError(f'columns must divide the number of titles, {len(titles)}, got {columns}')
     fig, axs = plt.subplots(rows, columns, figsize=(size * columns, size * rows), layout='constrained', squeeze=False, **kwargs)
@@ -79,11 +80,14 @@ def curve(ax: plt.Axes,           # panel to draw into
     ax.plot(range(len(y)) if x is None else x, y, **style)
 
 # %% ../nbs/plot.ipynb #plot019a
-def sheet(x: torch.Tensor,        # images in [0, 1], shape (n, 3 or 1, H, W); other values are clamped
+def sheet(x: torch.Tensor,        # bytes, or floats in [0, 1], shape (n, 3 or 1, H, W); other values are clamped
           columns: int = 8,       # images per row
           ) -> torch.Tensor:
     "One image of many, row by row, with white lines of one pixel between them, shape (rows * (H + 1), columns * (W + 1), 3)."
+    x = as_images(x)
+    check('columns', columns, integer())
     n, c, h, w = x.shape
+    if c not in (1, 3): raise ValueError(f'x must have one channel or three, got {c}')
     rows = -(-n // columns)
     cells = torch.ones(rows * columns, 3, h + 1, w + 1)
     cells[:n, :, :h, :w] = x.detach().float().cpu().clamp(0, 1)

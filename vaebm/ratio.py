@@ -11,9 +11,11 @@ import math
 import torch
 from torch.nn import functional as F
 
+from .data import as_images
 from .fast import fold, keep_memory
 from .model import VAEBM
 from .parallel import mean_over_ranks
+from .runs import check_has
 from .training import RatioConfig, Stage, augment
 
 # %% ../nbs/11b_ratio.ipynb #imagesratio01
@@ -21,11 +23,17 @@ class DensityRatio(Stage):
     """Train the energy by logistic regression of data against draws of the frozen VAE.
 
     At the optimum E(x) = log p_theta(x) - log p_data(x) (Gutmann & Hyvärinen 2010).
+    Raises `ValueError` for a scale that the energy cannot take.
     `step` raises `Exploded` if the loss is not finite, and `fit` then restores the last checkpoint.
     """
     def __init__(self, model: VAEBM, # its energy is trained, its VAE is not
                  x,                  # data: anything with `sample(n, generator)`, or a tensor
                  config: RatioConfig, seed: int = 0):
+        check_has('model', model, 'vae', 'energy')
+        if isinstance(x, torch.Tensor) and len(model.vae.layout.shapes[0]) == 3: x = as_images(x, beyond=.3)
+        if config.scale != 1 and not isinstance(getattr(model.energy, 'linear', None), torch.nn.Linear):
+            what = f'{config.scale} and {type(model.energy).__name__}'
+            raise ValueError(f'scale must be 1 for an energy without a last layer `linear`, got {what}')
         super().__init__(model.energy, x, config, seed, torch.optim.Adam(model.energy.parameters(), config.lr))
         keep_memory()
         self.model, self.vae, self.energy = model, fold(model.vae), model.energy
@@ -50,6 +58,7 @@ class DensityRatio(Stage):
     @torch.no_grad()
     def sharpen(self) -> None:
         "Multiply the trained energy by `config.scale`."
+        if self.config.scale == 1: return
         for p in self.energy.linear.parameters(): p *= self.config.scale
 
     def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:

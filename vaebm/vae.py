@@ -14,6 +14,8 @@ from torch import nn
 from torch.distributions import Normal
 
 from .energy import mlp
+from .runs import at_least, check, integer
+from .samplers import normal_like
 
 # %% ../nbs/03_vae.ipynb #03vae017
 class Layout:
@@ -25,9 +27,14 @@ class Layout:
         self.sizes = [math.prod(s) for s in self.shapes]
         self.size, self.size_x = sum(self.sizes), self.sizes[0]
 
-    def noise(self, n: int, chunk: int, generator: torch.Generator | None = None) -> Iterator[torch.Tensor]:
-        "N(0, I) noise of `n` samples in parts of at most `chunk`, each (B, D), on the generator's device."
-        for done in range(0, n, chunk): yield torch.randn(min(chunk, n - done), self.size, generator=generator, device=generator.device if generator else None)
+    def noise(self, n: int, chunk: int, generator: torch.Generator | None = None,
+              like: torch.Tensor | None = None, # its type and device, by default float32 where the generator is
+              ) -> Iterator[torch.Tensor]:
+        "N(0, I) noise of `n` samples in parts of at most `chunk`, each (B, D)."
+        check('n', n, integer())
+        check('chunk', chunk, integer())
+        if like is None: like = torch.empty(0, device=generator.device if generator else None)
+        for done in range(0, n, chunk): yield normal_like(like.new_empty(min(chunk, n - done), self.size), generator)
 
     def split(self, eps: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]: # noise, shape (B, D)
         "eps_x (B, *x_shape) and the list of eps_z, as views; raises `ValueError` on any other shape."
@@ -61,11 +68,17 @@ class MLPVAE(nn.Module):
                  gain: float = 3.0,       # first-layer gain of both networks
                  ):
         super().__init__()
+        check('dim', dim, integer())
+        check('latent', latent, integer())
+        self.arguments = {'dim': dim, 'latent': latent, 'width': width, 'depth': depth, 'gain': gain}
         self.encoder, self.decoder = mlp(dim, 2 * latent, width, depth, gain), mlp(latent, 2 * dim, width, depth, gain)
         self.layout = Layout((dim,), [(latent,)])
 
     def posterior(self, x: torch.Tensor) -> Normal: # points, shape (B, dim)
-        "q(z|x), shape (B, latent)."
+        "q(z|x), shape (B, latent); raises `ValueError` on any other shape of `x`."
+        if not isinstance(x, torch.Tensor): raise ValueError(f'x must be a tensor, got {type(x).__name__}')
+        if x.ndim != 2 or x.shape[1] != self.layout.size_x or not x.is_floating_point():
+            raise ValueError(f'x must be floats of shape (B, {self.layout.size_x}), got {x.dtype} of shape {tuple(x.shape)}')
         return normal(self.encoder(x))
 
     def decode(self, eps_z: Sequence[torch.Tensor]) -> Normal: # the one latent group, shape (..., latent)
@@ -87,15 +100,18 @@ class MLPVAE(nn.Module):
     def elbo(self, x: torch.Tensor, beta: float = 1.0, # weight of the KL term
              generator: torch.Generator | None = None) -> torch.Tensor:
         "One-sample evidence lower bound in nats, shape (B,) (Eq. 3)."
+        check('beta', beta, at_least(0))
         q = self.posterior(x)
         reconstruction = self.decode([self._draw(q, (), generator)]).log_prob(x).sum(-1)
         kl = .5 * (q.loc.square() + q.scale.square() - 1 - 2 * q.scale.log()).sum(-1)
         return reconstruction - beta * kl
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def iwae(self, x: torch.Tensor, k: int, # posterior samples per point
              generator: torch.Generator | None = None, chunk: int = 2 ** 13) -> torch.Tensor:
         "Importance-weighted bound on log p(x) in nats, shape (B,) (Burda et al. 2015)."
+        check('k', k, integer())
+        check('chunk', chunk, integer())
         rows = [self._log_weights(xs, k, generator) for xs in x.split(max(1, chunk // k))]
         return torch.cat([torch.logsumexp(w, 0) - math.log(k) for w in rows])
 
@@ -109,4 +125,4 @@ class MLPVAE(nn.Module):
     @staticmethod
     def _draw(q, shape, generator):
         "Reparameterized sample: mean + scale * noise."
-        return q.loc + q.scale * torch.randn(*shape, *q.loc.shape, generator=generator)
+        return q.loc + q.scale * normal_like(q.loc.expand(*shape, *q.loc.shape), generator)
