@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -20,7 +21,9 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / 'nbs' / 'experiments').glob('*.ipynb'))
 COMMAND = 'from vaebm.cli import main; main()'
 PARAMETERS = "tier = 'cpu'   # 'smoke' or 'cpu'\nseed = 0\nrate = 1.\nfast = False\nrun_dir = ''\nstage1 = {}"
-OPENING = "from pathlib import Path\nif tier not in ('smoke', 'cpu'): raise ValueError('tier must be smoke or cpu')\nPath(run_dir).mkdir(parents=True, exist_ok=True)"
+OPENING = """from pathlib import Path
+if tier not in ('smoke', 'cpu'): raise ValueError('tier must be smoke or cpu')
+Path(run_dir).mkdir(parents=True, exist_ok=True)"""
 
 
 @pytest.fixture
@@ -48,13 +51,26 @@ def command(capsys):
     return run
 
 
-WRONG = {'nothing': ([], 'name a notebook'), 'no such file': (['nowhere.ipynb'], 'there is no notebook nowhere.ipynb'), 'no notebook': (['text.ipynb'], 'text.ipynb cannot be read as a notebook'),
-         'no experiment': ([str(ROOT / 'nbs' / 'plot.ipynb')], 'is no experiment'), 'an option': (['TOY', '--tier', 'smoke'], 'there is no option --tier; fields are given as name=value'),
-         'a name': (['TOY', 'teir=smoke'], "unknown parameter 'teir'; allowed: tier, seed, rate"), 'no value': (['TOY', 'smoke'], "name=value, got 'smoke'"),
-         'a folder that is a number': (['TOY', 'run_dir=123'], "run_dir must be a text, in double quotes if it could be a number, got '123'"), 'a folder that is a file': (['TOY', 'run_dir=text.ipynb'], 'which is a file'),
-         'no whole number': (['TOY', 'seed=one'], 'seed must be a whole number'), 'true is no number': (['TOY', 'seed=true'], 'seed must be a whole number'), 'NaN': (['TOY', 'rate=NaN'], 'rate must be a number'),
-         'too large': (['TOY', f'rate={10 ** 400}'], 'rate must be a number'), 'no truth': (['TOY', 'fast=1'], 'fast must be true or false'),
-         'no JSON': (['TOY', 'stage1={n_steps: 5}'], "stage1 must be JSON like"), 'half of a JSON': (['TOY', 'run_dir={"a": 1'], 'run_dir must be a text'), 'another JSON': (['TOY', 'stage1=[1]'], 'stage1 must be JSON like {"field": 1}'), 'too deep': (['TOY', 'stage1=' + '[' * 100_000], 'stage1 must be JSON')}
+WRONG = {   # words, with TOY for a good notebook: part of the answer
+    'nothing': ([], 'name a notebook'),
+    'no such file': (['nowhere.ipynb'], 'there is no notebook nowhere.ipynb'),
+    'no notebook': (['text.ipynb'], 'text.ipynb cannot be read as a notebook'),
+    'no experiment': ([str(ROOT / 'nbs' / 'plot.ipynb')], 'is no experiment'),
+    'an option': (['TOY', '--tier', 'smoke'], 'there is no option --tier; fields are given as name=value'),
+    'a name': (['TOY', 'teir=smoke'], "unknown parameter 'teir'; allowed: tier, seed, rate"),
+    'no value': (['TOY', 'smoke'], "name=value, got 'smoke'"),
+    'a number as folder': (['TOY', 'run_dir=123'], "run_dir must be a text, in double quotes if it could be a number"),
+    'a file as folder': (['TOY', 'run_dir=text.ipynb'], 'which is a file'),
+    'no whole number': (['TOY', 'seed=one'], 'seed must be a whole number'),
+    'a truth as number': (['TOY', 'seed=true'], 'seed must be a whole number'),
+    'NaN': (['TOY', 'rate=NaN'], 'rate must be a number'),
+    'too large': (['TOY', f'rate={10 ** 400}'], 'rate must be a number'),
+    'a number as truth': (['TOY', 'fast=1'], 'fast must be true or false'),
+    'no JSON': (['TOY', 'stage1={n_steps: 5}'], 'stage1 must be JSON like {"field": 1}'),
+    'half of a JSON': (['TOY', 'run_dir={"a": 1'], 'run_dir must be a text'),
+    'another JSON': (['TOY', 'stage1=[1]'], 'stage1 must be JSON like {"field": 1}'),
+    'too deep': (['TOY', 'stage1=' + '[' * 100_000], 'stage1 must be JSON'),
+}
 
 
 @pytest.mark.parametrize('words, text', WRONG.values(), ids=WRONG)
@@ -69,22 +85,28 @@ def test_a_mistake_is_answered_by_one_line_and_leaves_nothing(toy, command, word
 def test_values_have_the_types_of_their_defaults():
     defaults = {'tier': 'cpu', 'seed': 0, 'rate': 1., 'fast': False, 'stage1': {}, 'sizes': []}
     pairs = ['tier=two words', 'seed=-3', 'rate=2', 'fast=true', 'stage1={"a": [1, null]}', 'sizes=[1]', 'seed=4']
-    assert read_values(pairs, defaults) == {'tier': 'two words', 'seed': 4, 'rate': 2., 'fast': True, 'stage1': {'a': [1, None]}, 'sizes': [1]}
-    assert type(read_values(['rate=2'], defaults)['rate']) is float and read_values(['tier="12"'], defaults) == {'tier': '12'} and read_values(['tier='], defaults) == {'tier': ''}
-    assert split_values('tier=two words  stage1={"a": 1, "b": "c d"} seed=1') == ['tier=two words', 'stage1={"a": 1, "b": "c d"}', 'seed=1']
+    wanted = {'tier': 'two words', 'seed': 4, 'rate': 2., 'fast': True, 'stage1': {'a': [1, None]}, 'sizes': [1]}
+    found = read_values(pairs, defaults)
+    assert found == wanted and type(found['rate']) is float
+    assert read_values(['tier="12"'], defaults) == {'tier': '12'} and read_values(['tier='], defaults) == {'tier': ''}
+    text = 'tier=two words  stage1={"a": 1, "b": "c d"} seed=1'
+    assert split_values(text) == ['tier=two words', 'stage1={"a": 1, "b": "c d"}', 'seed=1'] and split_values(' ') == []
 
 
 def test_a_refused_run_leaves_the_finished_one_as_it_was(toy, command):
     notebook = toy()
     assert command(notebook, 'run_dir=run', 'stage1={"n": 1}')[0] == 0
     stored = Path('run/notebook.ipynb').read_text()
-    assert [c.source.startswith('# Parameters') for c in nbformat.reads(stored, 4).cells] == [False, False, True, False, False] and 'at work' in stored
+    given = [c.source.startswith('# Parameters') for c in nbformat.reads(stored, 4).cells]
+    assert given == [False, False, True, False, False] and 'at work' in stored
     assert command(notebook, 'run_dir=run', 'tier=huge') == (2, '', 'error: tier must be smoke or cpu\n')
-    assert Path('run/notebook.ipynb').read_text() == stored and sorted(os.listdir('run')) == ['notebook.ipynb'] and os.listdir() == ['run']
+    assert os.listdir() == ['run'] and os.listdir('run') == ['notebook.ipynb']
+    assert Path('run/notebook.ipynb').read_text() == stored
     assert command(notebook, 'tier=huge')[0] == 2 and os.listdir() == ['run']
     late = "class RunFolderError(ValueError): pass\nraise RunFolderError('other data')"
     for folder, left in (('run', ['notebook.ipynb']), ('new', [])):   # found out later, when the data is there
-        assert command(toy(late), f'run_dir={folder}') == (2, '', 'error: other data\n') and sorted(os.listdir(folder)) == left
+        assert command(toy(late), f'run_dir={folder}') == (2, '', 'error: other data\n')
+        assert os.listdir(folder) == left
     assert Path('run/notebook.ipynb').read_text() == stored
 
 
@@ -92,33 +114,40 @@ def test_the_folder_is_named_by_tier_and_seed_or_by_hand(toy, command, monkeypat
     notebook, given = toy(), []
     monkeypatch.setattr('vaebm.cli.execute', lambda notebook, values, out: given.append((values, out)))
     monkeypatch.setenv('HOME', str(tmp_path))
-    for words in ([], ['seed=3', 'tier=smoke'], ['run_dir=~/x y'], ['run_dir=x', '--args', 'seed=1 stage1={"n": 5}']): assert command(notebook, *words)[0] == 0
+    for words in ([], ['seed=3', 'tier=smoke'], ['run_dir=~/x y'], ['run_dir=x', '--args', 'seed=1 stage1={"n": 5}']):
+        assert command(notebook, *words)[0] == 0
     here = Path.cwd()
-    assert [out.parent for _, out in given] == [here / 'runs/toy-cpu-0', here / 'runs/toy-smoke-3', tmp_path / 'x y', here / 'x']
+    folders = [here / 'runs' / 'toy-cpu-0', here / 'runs' / 'toy-smoke-3', tmp_path / 'x y', here / 'x']
+    assert [out.parent for _, out in given] == folders
     assert given[-1][0] == {'run_dir': str(here / 'x'), 'seed': 1, 'stage1': {'n': 5}}
 
 
 def test_the_kernel_is_the_interpreter_of_the_command(toy, command, monkeypatch, tmp_path):
     other = tmp_path / 'jupyter' / 'kernels' / 'python3'
     other.mkdir(parents=True)
-    (other / 'kernel.json').write_text(json.dumps({'argv': ['/bin/false', '{connection_file}'], 'display_name': 'other', 'language': 'python'}))
+    spec = {'argv': ['/bin/false', '{connection_file}'], 'display_name': 'other', 'language': 'python'}
+    (other / 'kernel.json').write_text(json.dumps(spec))
     monkeypatch.setenv('JUPYTER_PATH', str(tmp_path / 'jupyter'))
     monkeypatch.delenv('OMP_WAIT_POLICY', raising=False)
-    code, out, err = command(toy("import os, sys\nprint(sys.executable, os.environ['OMP_WAIT_POLICY'], os.getcwd())"), 'run_dir=x')
-    assert (code, err) == (0, '') and out.splitlines() == [f'{sys.executable} PASSIVE {tmp_path}', f'run folder: {Path.cwd() / "x"}']
+    notebook = toy("import os, sys\nprint(sys.executable, os.environ['OMP_WAIT_POLICY'], os.getcwd())")
+    code, out, err = command(notebook, 'run_dir=x')
+    assert (code, err) == (0, '')
+    assert out.splitlines() == [f'{sys.executable} PASSIVE {tmp_path}', f'run folder: {Path.cwd() / "x"}']
 
 
 def test_help_list_and_version(toy, command, monkeypatch):
     code, out, _ = command('--help')
     assert code == 0 and 'usage: vaebm-run [options] NOTEBOOK [name=value ...]' in out
     code, out, _ = command(toy(), '--help')
-    assert code == 0 and [line.split()[0] for line in out.splitlines()[-6:]] == ['tier=cpu', 'seed=0', 'rate=1.0', 'fast=false', 'run_dir=', 'stage1={}'] and "'smoke' or 'cpu'" in out
+    shown = [line.split()[0] for line in out.splitlines()[-6:]]
+    assert code == 0 and shown == ['tier=cpu', 'seed=0', 'rate=1.0', 'fast=false', 'run_dir=', 'stage1={}']
+    assert "  tier=cpu    'smoke' or 'cpu'\n" in out
     code, out, _ = command('--list')
     assert code == 0 and len(out.splitlines()) == 2 * len(EXPERIMENTS) and 'Both stages on the 25-Gaussians set' in out
     listed = [Path(line).resolve() for line in out.splitlines()[::2]]
     assert listed == EXPERIMENTS
-    version = [line.split('=')[1].strip() for line in (ROOT / 'settings.ini').read_text().splitlines() if line.startswith('version')]
-    assert command('--version') == (0, f'vaebm {version[0]}\n', '')
+    version = re.search('^version = (.*)$', (ROOT / 'settings.ini').read_text(), re.M)[1]
+    assert command('--version') == (0, f'vaebm {version}\n', '')
 
 
 def test_a_stream_of_ascii_gets_question_marks(toy, monkeypatch):
@@ -130,11 +159,13 @@ def test_a_stream_of_ascii_gets_question_marks(toy, monkeypatch):
 
 def test_exit_code_is_that_of_the_run(toy, command):
     end = "import json\n(Path(run_dir) / 'metrics.json').write_text(json.dumps({'status': STATUS}))"
-    for status, code in (('finished', 0), ('stopped: energy gap 12 exceeds 10 at update 7', 1)):
-        assert command(toy(end.replace('STATUS', repr(status))), 'run_dir=x')[::2] == (code, f'error: {status}\n' if code else '')
-    code, out, err = command(toy("class Paused(Exception): pass\nraise Paused('paused at update 3; go on with\\nvaebm-run toy.ipynb')"), 'run_dir=y')
-    assert (code, err) == (0, '') and out == 'paused at update 3; go on with\nvaebm-run toy.ipynb\n'
-    assert command(toy("class Stopped(Exception): pass\nraise Stopped('stage 1 stopped: not finite')"), 'run_dir=y') == (1, '', 'error: stage 1 stopped: not finite\n')
+    stopped = 'stopped: energy gap 12 exceeds 10 at update 7'
+    for status, ended in (('finished', (0, '')), (stopped, (1, f'error: {stopped}\n'))):
+        assert command(toy(end.replace('STATUS', repr(status))), 'run_dir=x')[::2] == ended
+    paused = "class Paused(Exception): pass\nraise Paused('paused at update 3; go on with\\nvaebm-run toy.ipynb')"
+    assert command(toy(paused), 'run_dir=y') == (0, 'paused at update 3; go on with\nvaebm-run toy.ipynb\n', '')
+    diverged = "class Stopped(Exception): pass\nraise Stopped('stage 1 stopped: not finite')"
+    assert command(toy(diverged), 'run_dir=y') == (1, '', 'error: stage 1 stopped: not finite\n')
     code, out, err = command(toy("raise RuntimeError('no space left')"), 'run_dir=z')
     assert code == 1 and 'Traceback' in err and err.splitlines()[-1] == 'error: RuntimeError: no space left'
     assert 'no space left' in Path('z/notebook.ipynb').read_text()
@@ -143,7 +174,8 @@ def test_exit_code_is_that_of_the_run(toy, command):
 def test_a_killed_kernel_ends_in_one_line(toy, command):
     code, out, err = command(toy('import os\nos.kill(os.getpid(), 9)'), 'run_dir=x y', 'seed=2')
     assert (code, out) == (1, '') and err.count('\n') == 1
-    assert err.startswith('error: the system killed the kernel: memory probably ran out; resume with: vaebm-run ') and err.endswith("'run_dir=x y' seed=2\n")
+    assert err.startswith('error: the system killed the kernel: memory probably ran out; resume with: vaebm-run ')
+    assert err.endswith("'run_dir=x y' seed=2\n")
 
 
 def alive(pid):
@@ -154,11 +186,13 @@ def alive(pid):
 @pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='needs /proc')
 def test_ctrl_c_ends_in_one_line_and_takes_the_kernel_along(toy, tmp_path):
     log, pid = tmp_path / 'log', tmp_path / 'pid'
-    process = start(COMMAND, toy(f"import os, time\nPath({str(pid)!r}).write_text(str(os.getpid()))\nprint('at work')\ntime.sleep(300)"), f'run_dir={tmp_path}/x', log=log)
+    work = f"import os, time\nPath({str(pid)!r}).write_text(str(os.getpid()))\nprint('at work')\ntime.sleep(300)"
+    process = start(COMMAND, toy(work), f'run_dir={tmp_path}/x', log=log)
     while not log.exists() or 'at work' not in log.read_text(): time.sleep(.1)
     os.kill(process.pid, signal.SIGINT)
     assert finish(process, 100) == 130
-    assert log.read_text().splitlines() == ['at work', f'interrupted; resume with: vaebm-run {tmp_path}/toy.ipynb run_dir={tmp_path}/x']
+    resume = f'vaebm-run {tmp_path}/toy.ipynb run_dir={tmp_path}/x'
+    assert log.read_text().splitlines() == ['at work', f'interrupted; resume with: {resume}']
     for _ in range(100):
         if not alive(pid.read_text()): break
         time.sleep(.1)
@@ -167,31 +201,40 @@ def test_ctrl_c_ends_in_one_line_and_takes_the_kernel_along(toy, tmp_path):
 
 @pytest.mark.parametrize('path', EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_experiment_has_the_form_that_the_command_expects(path):
-    "Its fields have literal defaults, begin a new set of parameters, and are read by the cell after them, which trains nothing."
+    "Fields with literal defaults, which begin a new set, and a cell after them that reads them and trains nothing."
     notebook = read_notebook(path)
     assert {'tier', 'run_dir'} <= read_parameters(notebook).keys()
     cells = [c for c in notebook.cells if c.cell_type == 'code']
     at = next(i for i, c in enumerate(cells) if 'parameters' in c.metadata.tags)
-    assert cells[at].source.startswith('begin_parameters(globals())\n') and 'parameters(globals()' in cells[at + 1].source
-    assert 'fit(' not in cells[at + 1].source and 'sweep(' not in cells[at + 1].source
+    opening = cells[at + 1].source
+    assert cells[at].source.startswith('begin_parameters(globals())\n') and 'parameters(globals()' in opening
+    assert 'fit(' not in opening and 'sweep(' not in opening
 
 
-@pytest.mark.parametrize('name, field', [('25_gaussians', 'stage1'), ('stacked_mnist', 'stage1'), ('ablation', 'stage2'), ('cifar10_paper', 'stage1')])
+RERUN = [('25_gaussians', 'stage1'), ('stacked_mnist', 'stage1'), ('ablation', 'stage2'), ('cifar10_paper', 'stage1')]
+
+
+@pytest.mark.parametrize('name, field', RERUN)
 def test_parameters_can_be_changed_and_run_again(name, field, tmp_path, monkeypatch):
     "As a reader does it in Jupyter: the cell of the parameters with another seed, and then the cell after it."
     monkeypatch.chdir(tmp_path)
-    cells = [c for c in read_notebook(ROOT / 'nbs' / 'experiments' / f'{name}.ipynb').cells if c.cell_type == 'code']
-    at, names = next(i for i, c in enumerate(cells) if 'parameters' in c.metadata.tags), {'display': print}
+    notebook = read_notebook(ROOT / 'nbs' / 'experiments' / f'{name}.ipynb')
+    cells = [c for c in notebook.cells if c.cell_type == 'code']
+    at = next(i for i, c in enumerate(cells) if 'parameters' in c.metadata.tags)
+    names = {}
     def run(*sources):
         for source in sources: exec(source, names)
-    def change(seed, key=field): return cells[at].source.replace('seed = 0', f'seed = {seed}').replace("tier = 'cpu'", "tier = 'smoke'").replace(f'\n{field} = ' + '{}', f'\n{key} = ' + '{"n_steps": 3}')
+    def change(seed, key=field):
+        smoke = cells[at].source.replace("tier = 'cpu'", "tier = 'smoke'").replace('seed = 0', f'seed = {seed}')
+        return smoke.replace(f'\n{field} = ' + '{}', f'\n{key} = ' + '{"n_steps": 3}')
     run(*(c.source for c in cells[:at]), change(0), cells[at + 1].source)
     names['later'] = 'made by the run'
     for k in (1, 2):
         run(change(k), cells[at + 1].source)
         folder = names['folder'] if 'folder' in names else names['run'].folder
         assert folder.name.endswith(f'-{k}') and f'"seed": {k}' in (folder / 'config.json').read_text()
-    with pytest.raises(ValueError, match=f"unknown parameter '{field}s'"): run(change(3, f'{field}s'), cells[at + 1].source)
+    with pytest.raises(ValueError, match=f"unknown parameter '{field}s'"):
+        run(change(3, f'{field}s'), cells[at + 1].source)
     assert field not in names
 
 

@@ -23,7 +23,7 @@ from vaebm.experiment import GPUS, PAPER, TIERS, Extractor, Run, costs, describe
 from vaebm.fast import fold, published_step
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE
-from vaebm.runs import CheckpointError, Stopped, load_checkpoint, save_checkpoint
+from vaebm.runs import CheckpointError, RunFolderError, Stopped, load_checkpoint, run_folder, save_checkpoint
 from vaebm.training import RELEASED, TABLE_8, FitResult, ImageStageOne, build_nvae, build_vaebm
 
 ROOT = Path(__file__).parents[1]
@@ -246,6 +246,15 @@ def test_a_stage_one_that_breaks_ends_the_run(tmp_path, monkeypatch):
     with pytest.raises(Stopped, match='stage 1 stopped: a loss is not finite at update 3; weights of update 0 restored'):
         train_vae(Run(preset('cifar10', 'smoke'), tmp_path), Images(torch.zeros(8, 3, 32, 32, dtype=torch.uint8)))
     assert json.loads((tmp_path / 'metrics.json').read_text())['status'].startswith('stage 1 stopped')
+
+
+def test_a_run_refuses_other_images_than_it_began_with(tmp_path, monkeypatch):
+    config = preset('lsun64', 'smoke')
+    run_folder(tmp_path, config)
+    first = splits_of(config, tmp_path)
+    splits_of(config, tmp_path)
+    monkeypatch.setattr(experiment, 'images_of', lambda *_: Images(first['train'].pixels.flip(0)))
+    with pytest.raises(RunFolderError, match='began with other data: train was 24 of church64'): splits_of(config, tmp_path)
 
 
 def test_an_error_inside_an_extractor_is_not_hidden(monkeypatch):

@@ -46,26 +46,42 @@ class Field(NamedTuple):
     comment: str
 
 def read_parameters(notebook: nbformat.NotebookNode) -> dict[str, Field]:
-    "Fields of a notebook by name, from the cell tagged `parameters`; empty without one. Raises `ValueError` if a default is not literal."
+    """Fields of a notebook by name, from the cell tagged `parameters`; empty without one.
+
+    Raises `ValueError` if a default is not literal.
+    """
     source = next((c.source for c in notebook.cells if 'parameters' in c.metadata.get('tags', [])), '')
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {t.start[0]: t.string.lstrip('# ') for t in tokens if t.type == tokenize.COMMENT}
-    lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign)]
-    return {line.targets[0].id: Field(ast.literal_eval(line.value), comments.get(line.end_lineno, '')) for line in lines}
+    fields = {}
+    for line in ast.parse(source).body:
+        if not isinstance(line, ast.Assign): continue
+        fields[line.targets[0].id] = Field(ast.literal_eval(line.value), comments.get(line.end_lineno, ''))
+    return fields
 
 # %% ../nbs/cli.ipynb #cli012
 def read_notebook(path: Path | str) -> nbformat.NotebookNode:
-    "The experiment at `path`; raises `ValueError` if there is no such file, if it is no notebook, or if it has no field `run_dir`."
-    if not Path(path).is_file() or Path(path).suffix != '.ipynb': raise ValueError(f'there is no notebook {path}; `vaebm-run --list` names the experiments')
+    "The experiment at `path`; raises `ValueError` if there is none, or if it is no notebook with a field `run_dir`."
+    if not Path(path).is_file() or Path(path).suffix != '.ipynb':
+        raise ValueError(f'there is no notebook {path}; `vaebm-run --list` names the experiments')
     try:
         notebook = load_notebook_node(str(path))
         known = read_parameters(notebook)
-    except Exception as error: raise ValueError(f'{path} cannot be read as a notebook: {str(error)[:80]}') from error   # of many types, by what is wrong
-    if 'run_dir' not in known: raise ValueError(f'{path} is no experiment: it has no cell tagged `parameters` that sets run_dir')
+    except Exception as error:   # of many types, by what is wrong
+        raise ValueError(f'{path} cannot be read as a notebook: {str(error)[:80]}') from error
+    if 'run_dir' not in known:
+        raise ValueError(f'{path} is no experiment: it has no cell tagged `parameters` that sets run_dir')
     return notebook
 
 # %% ../nbs/cli.ipynb #cli021
-KINDS = {str: 'a text, in double quotes if it could be a number', bool: 'true or false', int: 'a whole number', float: 'a number', dict: 'JSON like {"field": 1}', list: 'JSON like [1, 2]'}
+KINDS = {
+    str: 'a text, in double quotes if it could be a number',
+    bool: 'true or false',
+    int: 'a whole number',
+    float: 'a number',
+    dict: 'JSON like {"field": 1}',
+    list: 'JSON like [1, 2]',
+}
 
 def _refuse(constant): raise ValueError(f'{constant} is no JSON')
 
@@ -84,7 +100,10 @@ def _read_value(name, text, default):
 def read_values(pairs: list[str], # name=value
                 defaults: dict,   # by name
                 ) -> dict:
-    "The values of a command line by name, the last of several; raises `ValueError` on an unknown name or a value of another type than its default."
+    """The values of a command line by name, the last of several.
+
+    Raises `ValueError` on an unknown name, or on a value of another type than its default.
+    """
     values = {}
     for pair in pairs:
         name, equals, text = pair.partition('=')
@@ -103,7 +122,7 @@ class OwnKernel(AsyncKernelManager):
     "A kernel of the interpreter that runs this code, whatever kernels are installed."
     @property
     def kernel_spec(self) -> KernelSpec:
-        # threads that wait must not spin: beside another busy process a training ran 1.8 times as fast with this, and alone no slower
+        # Threads that wait must not spin: beside another busy process a training ran 1.8 times as fast with this.
         policy = os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')
         command = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}', '--log-level=CRITICAL']
         return KernelSpec(argv=command, language='python', env={'OMP_WAIT_POLICY': policy})
@@ -113,7 +132,7 @@ class OwnKernel(AsyncKernelManager):
         "How the kernel ended, empty while it runs."
         code = self.provisioner.process.returncode if self.has_kernel else None
         if code == -signal.SIGKILL: return 'the system killed the kernel: memory probably ran out'
-        return '' if code is None else f'the kernel died with exit code {code}' 
+        return '' if code is None else f'the kernel died with exit code {code}'
 
 # %% ../nbs/cli.ipynb #cli033
 class _Copy(NotebookExecutionManager):
@@ -147,10 +166,12 @@ def _run_cells(copy, cwd):
     quiet = logging.getLogger('vaebm.cli')
     quiet.disabled = True
     kernel = OwnKernel(log=quiet)
-    client = PapermillNotebookClient(copy, km=kernel, log=quiet, timeout=None, startup_timeout=300, coalesce_streams=True, stdout_file=sys.stdout, stderr_file=sys.stderr)
+    streams = {'stdout_file': sys.stdout, 'stderr_file': sys.stderr, 'coalesce_streams': True}
+    client = PapermillNotebookClient(copy, km=kernel, log=quiet, timeout=None, startup_timeout=300, **streams)
     copy.notebook_start()
     try: client.execute(cwd=str(cwd), cleanup_kc=True)
-    except RuntimeError as error: raise DeadKernelError(kernel.end or str(error)) from error   # an error in a cell is no exception here
+    except RuntimeError as error:   # about the kernel: an error in a cell is no exception here
+        raise DeadKernelError(kernel.end or str(error)) from error
     finally: copy.notebook_complete()
 
 # %% ../nbs/cli.ipynb #cli035
@@ -160,7 +181,11 @@ def execute(notebook: Path | str, # an experiment
             values: dict,         # its fields, `run_dir` among them
             out: Path | str,      # where the executed copy is stored from the opening cell on
             ) -> None:
-    "Run a notebook with `values` in its own folder, passing on what it prints. Raises `ValueError` on an unknown field or if the run is not opened, `PapermillExecutionError` if a later cell fails, `DeadKernelError` if the kernel dies."
+    """Run a notebook with `values` in its own folder, passing on what it prints.
+
+    Raises `ValueError` on an unknown field or if the run is refused, `PapermillExecutionError` if a later cell fails,
+    `DeadKernelError` if the kernel dies.
+    """
     source, path = read_notebook(notebook), Path(notebook).resolve()
     known = read_parameters(source)
     for name in values.keys() - known.keys():
@@ -178,24 +203,28 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message): raise ValueError(message)
 
 def _parser():
-    parser = _Parser('vaebm-run', usage='vaebm-run [options] NOTEBOOK [name=value ...]', add_help=False, allow_abbrev=False, description='Run an experiment notebook, and keep the executed copy in its run folder.')
-    parser.add_argument('notebook', nargs='?', metavar='NOTEBOOK', help='a notebook with a cell tagged parameters')
-    parser.add_argument('values', nargs='*', metavar='name=value', help='fields to change; JSON, a text without quotes')
-    parser.add_argument('--args', default='', metavar='TEXT', help='more fields in one text, as make passes them on')
-    parser.add_argument('--list', action='store_true', help='name the experiments')
-    parser.add_argument('--help', '-h', action='store_true', help='show this help, with the fields of NOTEBOOK if it is given')
-    parser.add_argument('--version', action='version', version=f'vaebm {vaebm.__version__}')
+    parser = _Parser('vaebm-run', usage='vaebm-run [options] NOTEBOOK [name=value ...]', add_help=False,
+                     allow_abbrev=False, description='Run an experiment, and keep the executed copy in its run folder.')
+    option = parser.add_argument
+    option('notebook', nargs='?', metavar='NOTEBOOK', help='a notebook with a cell tagged parameters')
+    option('values', nargs='*', metavar='name=value', help='fields to change; JSON, a text without quotes')
+    option('--args', default='', metavar='TEXT', help='more fields in one text, as make passes them on')
+    option('--list', action='store_true', help='name the experiments')
+    option('--help', '-h', action='store_true', help='show this help, with the fields of NOTEBOOK if it is given')
+    option('--version', action='version', version=f'vaebm {vaebm.__version__}', help='show the version')
     return parser
 
 # %% ../nbs/cli.ipynb #cli052
 def _describe_fields(path, notebook):
-    "Title line and fields of an experiment."
-    rows = [(f'{name}={p.default if isinstance(p.default, str) else json.dumps(p.default)}', p.comment) for name, p in read_parameters(notebook).items()]
+    "The fields of an experiment with their defaults and comments, a line each."
+    rows = []
+    for name, (default, comment) in read_parameters(notebook).items():
+        rows.append((f'{name}={default if isinstance(default, str) else json.dumps(default)}', comment))
     width = max(len(field) for field, _ in rows)
     return '\n'.join([f'fields of {path}:', *(f'  {field:{width}}  {comment}'.rstrip() for field, comment in rows)])
 
 def _list_experiments():
-    "The experiments of the repository, each with its summary."
+    "Print the experiments of the repository, each with its summary."
     try: root = repository()
     except FileNotFoundError as error: raise ValueError(f'no experiments: {error}') from error
     for path in sorted((root / 'nbs' / 'experiments').glob('*.ipynb')):
@@ -205,9 +234,10 @@ def _list_experiments():
 # %% ../nbs/cli.ipynb #cli053
 def _run_folder(path, values, defaults):
     "The folder of a run, in the working directory if none is given; raises `ValueError` if it is a file."
-    name = '-'.join([Path(path).stem, *(str((defaults | values)[k]) for k in ('tier', 'seed') if k in defaults)])
-    folder = Path(values.get('run_dir') or Path('runs', name)).expanduser().resolve()
-    if folder.exists() and not folder.is_dir(): raise ValueError(f'run_dir must be a folder, got {folder}, which is a file')
+    labels = [str((defaults | values)[k]) for k in ('tier', 'seed') if k in defaults]
+    folder = Path(values.get('run_dir') or Path('runs', '-'.join([Path(path).stem, *labels]))).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f'run_dir must be a folder, got {folder}, which is a file')
     return folder
 
 def _ended(folder):
@@ -217,15 +247,16 @@ def _ended(folder):
 
 # %% ../nbs/cli.ipynb #cli054
 def _command(words):
-    "What the command does; returns the status of the run, '' if there was none."
+    "What the command does; returns the status of the run, None if there was none."
     given, unknown = _parser().parse_known_intermixed_args(words)
-    if unknown: raise ValueError(f'there is no option {unknown[0]}; fields are given as name=value, for example tier=smoke')
+    if unknown:
+        raise ValueError(f'there is no option {unknown[0]}; fields are given as name=value, for example tier=smoke')
     if given.list: return _list_experiments()
     if given.help and not given.notebook: return print(_parser().format_help(), end='')
-    if not given.notebook: raise ValueError('name a notebook; `vaebm-run --list` shows the experiments, `vaebm-run --help` the options')
+    if not given.notebook: raise ValueError('name a notebook; `vaebm-run --list` shows the experiments')
     notebook = read_notebook(given.notebook)
     if given.help: return print(_parser().format_help(), _describe_fields(given.notebook, notebook), sep='\n')
-    defaults = {name: p.default for name, p in read_parameters(notebook).items()}
+    defaults = {name: field.default for name, field in read_parameters(notebook).items()}
     values = read_values(given.values + split_values(given.args), defaults)
     folder = _run_folder(given.notebook, values, defaults)
     execute(given.notebook, values | {'run_dir': str(folder)}, folder / 'notebook.ipynb')
@@ -239,10 +270,14 @@ def leave(code: int, text: str) -> None:
     sys.exit(code)
 
 def main(argv: list[str] | None = None) -> None: # by default those of the process
-    "The command `vaebm-run`. Ends the process with exit code 1 if the run failed or stopped by itself, 2 if it was refused before it began, 130 if it was interrupted."
+    """The command `vaebm-run`.
+
+    Ends the process with exit code 1 if the run failed or stopped by itself, 2 if it was refused before it began,
+    130 if it was interrupted.
+    """
     words = sys.argv[1:] if argv is None else argv
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper): stream.reconfigure(errors='replace')   # a stream that knows ASCII alone shows ? for the rest
+    for stream in (sys.stdout, sys.stderr):   # one that knows ASCII alone shows ? for the rest
+        if isinstance(stream, io.TextIOWrapper): stream.reconfigure(errors='replace')
     resume = f"resume with: {shlex.join(['vaebm-run', *words])}"
     try: status = _command(words)
     except ValueError as error: leave(2, f'error: {error}')
