@@ -24,9 +24,9 @@ from vaebm.runs import (
     save_checkpoint,
     write_json,
 )
+from vaebm.ratio import DensityRatio
 from vaebm.training import (
     Config,
-    DensityRatio,
     Exploded,
     FitResult,
     ImageStageOne,
