@@ -118,7 +118,7 @@ class Judge:
         self.net = EfficientNetFeatures() if name == 'efficientnet_lite0' else load_classifier(name)
         generator = torch.Generator().manual_seed(70_000)
         self.reference = statistics(nn.Identity(), [self.features(train.sample(min(n, 500), generator)) for _ in range(max(1, n // 500))])
-        self.shares = getattr(getattr(train, 'digits', train), 'labels').bincount().float()
+        self.shares = getattr(train, 'digits', train).labels.bincount().float()
         self.shares /= self.shares.sum()
 
     @torch.no_grad()
