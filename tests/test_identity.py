@@ -313,13 +313,13 @@ def test_a_record_of_the_first_version_is_published_with_digests(published, tmp_
     }
     assert entry['digest'] == digest(load_checkpoint(weights)) and vaebm.load_pretrained('mine').n_steps == 1
     write_json(tmp_path / 'run' / 'metrics.json', record | {'sha256': '0'})
-    assert 'is not what metrics.json beside it records' in message(
+    assert 'records other weights than those beside it' in message(
         CheckpointError, publish, tmp_path / 'run', 'mine', published
     )
     write_json(
         tmp_path / 'run' / 'metrics.json', record | {'digest': entry['digest'], 'vae': {'name': 'other', 'sha256': '0'}}
     )
-    assert 'belongs to other, which is not in' in message(CheckpointError, publish, tmp_path / 'run', 'mine', published)
+    assert 'speaks of other, whose weights are not in' in message(CheckpointError, publish, tmp_path / 'run', 'mine', published)
 
 
 @pytest.mark.parametrize('name', ['../mine', '/mine', '', 'a/b', 'a b', 'mine.safetensors', 'ä', 'a\n'], ids=repr)

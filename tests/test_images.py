@@ -81,7 +81,7 @@ def test_embedded_fashion_is_used_where_there_is_no_network(no_files, monkeypatc
     def refuse(cls, folder, split, download): raise OSError('no network')
     monkeypatch.setattr(data, '_from_torchvision', refuse)
     assert len(load_images('fashion_mnist', 'train')) == 10_000 and len(load_images('fashion_mnist', 'test')) == 2_000
-    np.savez(no_files / 'fashion_mnist_test.npz', images=np.zeros((10_000, 28, 28), np.uint8))
+    np.savez(no_files / 'fashion_mnist_test.npz', images=np.zeros((10_000, 28, 28), np.uint8), labels=np.zeros(10_000, np.uint8))
     assert 'not those of fashion_mnist (test)' in message(ValueError, load_images, 'fashion_mnist', 'test')
 
 

@@ -12,7 +12,7 @@ from vaebm.energy import EnergyResNet
 from vaebm.layers import Cells, data_dependent_init
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE, NVAEConfig
-from vaebm.training import ImageStageOne, ImageStageOneConfig, ImageStageTwo, ImageStageTwoConfig, StageTwoConfig, fit
+from vaebm.training import FitResult, ImageStageOne, ImageStageOneConfig, ImageStageTwo, ImageStageTwoConfig, StageTwoConfig, fit
 
 SIZES = NVAEConfig(image_size=8, groups=2, latent=2, channels_enc=4, channels_dec=4, cells_pre=1, cells_post=1, cells_enc=2, cells_dec=2, flows=1)
 
@@ -99,7 +99,8 @@ def test_parts_have_batch_statistics_of_their_own(double, monkeypatch):
 @pytest.mark.parametrize('config', [ImageStageOneConfig, ImageStageTwoConfig, StageTwoConfig])
 @pytest.mark.parametrize('k', [0, 3])
 def test_parts_must_be_equal(config, k):
-    with pytest.raises(ValueError, match=f'accumulate must divide batch_size, 32, got {k}'): config(batch_size=32, accumulate=k)
+    allowed = 'be a whole number >= 1' if k < 1 else 'divide batch_size, 32'
+    with pytest.raises(ValueError, match=f'accumulate must {allowed}, got {k}'): config(batch_size=32, accumulate=k)
 
 
 @pytest.mark.parametrize('bf16', [False, True])
@@ -125,7 +126,7 @@ def test_cells_computed_twice_keep_less():
 
 def test_a_training_in_bfloat16_resumes_with_float32_weights(tmp_path):
     stage = stage_two(bf16=True, accumulate=2)
-    assert fit(stage, tmp_path / 'a.safetensors', 4, progress=False, until=6) == 'paused at update 6'
+    assert fit(stage, tmp_path / 'a.safetensors', 4, progress=False, until=6) == FitResult('paused', 6)
     other = stage_two(bf16=True, accumulate=2)
     assert fit(other, tmp_path / 'a.safetensors', 4, progress=False, until=9) == fit(stage, None, 4, progress=False, until=9)
     assert all(torch.equal(v, other.module.state_dict()[k]) and v.dtype == torch.float32 for k, v in stage.module.state_dict().items())

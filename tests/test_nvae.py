@@ -81,7 +81,7 @@ class Failing:
 def test_errors_restore_the_old_statistics():
     model, images = model_of(), images_of()
     before, kept = statistics(model), [(m.momentum, m.training) for m in norms(model)]
-    assert message(ValueError, update_batch_norm, model, images, 0) == 'n_batches must be >= 1, got 0'
+    assert message(ValueError, update_batch_norm, model, images, 0) == 'n_batches must be a whole number >= 1, got 0'
     assert message(OSError, update_batch_norm, model, Failing(images), 2, 8) == 'the file is gone'
     assert same(statistics(model), before) and kept == [(m.momentum, m.training) for m in norms(model)]
     with torch.no_grad(): model.stem.weight[0, 0] = float('inf')

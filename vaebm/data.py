@@ -442,10 +442,10 @@ FASHION_CLASSES = ('T-shirt', 'trousers', 'pullover', 'dress', 'coat', 'sandal',
 # %% ../nbs/00b_images.ipynb #00bimages025
 class StackedDigits:
     "StackedMNIST: independent digits in three channels, drawn afresh; float32 (n, 3, 32, 32) in [0, 1]."
-    def __init__(self, digits: Images): # one channel of 28 or 32 pixels, with labels
+    def __init__(self, digits: Images): # one channel of at most 32 pixels, with labels
         if digits.labels is None or digits.pixels.shape[1] != 1: raise ValueError('digits must have one channel and labels')
         side = digits.pixels.shape[-1]
-        if side not in (28, 32): raise ValueError(f'digits must have 28 or 32 pixels, got {side}')
+        if side > 32 or side % 2: raise ValueError(f'digits must have an even number of pixels, at most 32, got {side}')
         self.digits = digits.padded((32 - digits.pixels.shape[-1]) // 2)
 
     def draw(self, n: int, generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -345,6 +345,10 @@ class NVAE(nn.Module):
         "Latents drawn from the posterior of `x`, and p(x|z); raises `ValueError` unless x is (B, C, image_size, image_size), bytes or in [0, 1]."
         x = as_images(x).to(self.top.dtype)
         if x.shape[1:] != self.layout.shapes[0]: raise ValueError(f'x must have shape (B, {", ".join(map(str, self.layout.shapes[0]))}), got {tuple(x.shape)}')
+        return self._reconstruct(x, noise, generator)
+
+    def _reconstruct(self, x, noise=None, generator=None):
+        "`reconstruct` without its checks of `x`."
         features = self.features(x)
         def draw(group, s, i):
             raw = group.raw_prior(s)
@@ -366,7 +370,12 @@ class NVAE(nn.Module):
         "One-sample evidence lower bound in nats, shape (B,) (Eq. 3)."
         check('beta', beta, at_least(0))
         x = as_images(x).to(self.top.dtype)
-        latents, p = self.reconstruct(x, generator=generator)
+        if x.shape[1:] != self.layout.shapes[0]: raise ValueError(f'x must have shape (B, {", ".join(map(str, self.layout.shapes[0]))}), got {tuple(x.shape)}')
+        return self.unchecked_elbo(x, beta, generator)
+
+    def unchecked_elbo(self, x: torch.Tensor, beta: float = 1.0, generator: torch.Generator | None = None) -> torch.Tensor:
+        "`elbo` without its checks of `x`: of a batch that is not finite it is NaN, and all ranks have passed the same layers."
+        latents, p = self._reconstruct(x, generator=generator)
         kl = torch.stack([l.kl for l in latents])
         if beta < 1: kl = balanced(kl, self.alpha)[:, None] * kl
         return p.log_prob(2 * x - 1).sum((1, 2, 3)) - beta * kl.sum(0)

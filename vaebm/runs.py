@@ -30,14 +30,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 
-try: import fcntl
-except ImportError: fcntl = None   # Windows: no locks
-
 import safetensors
 import safetensors.torch
 import torch
 
 import vaebm
+
+# %% ../nbs/runs.ipynb #runs003f
+try: import fcntl
+except ImportError: fcntl = None   # Windows has no such locks
 
 # %% ../nbs/runs.ipynb #runs005
 def configure(config,        # a dataclass instance with the defaults

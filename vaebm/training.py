@@ -554,7 +554,9 @@ class ImageStageOne(Stage):
         return kl_weight(self.done, self.config.n_steps, self.config.kl_warmup)
 
     def elbo(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.bf16): return self.module.elbo(x, self.beta(), self.generator).mean()
+        "Mean bound of a batch; NaN, and no error, if the batch is not finite, so that all ranks hear of it."
+        bound = getattr(self.module, 'unchecked_elbo', self.module.elbo)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.config.bf16): return bound(x, self.beta(), self.generator).mean()
 
     def losses(self, terms: list) -> Iterator[torch.Tensor]:
         "The loss of each part of a batch over their number, penalties with the first; its mean ELBO and the weighted penalty go to `terms`."
