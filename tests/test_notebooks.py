@@ -12,7 +12,7 @@ from fork import finish, start
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in str(p) and p.parent.name != 'experiments')
-LONG = {'02_langevin', '05b_nvae_in_use', '07_fast', '08_two_stage', '08b_image_stage_one', '10_classifier', '10b_frechet', '11_images', '12_ood', '12b_chains', '13_ablations', '14_full_scale', '14b_many_gpus'}   # in `make test-slow`
+LONG = {'02_langevin', '05b_nvae_in_use', '07_fast', '08_two_stage', '08b_image_stage_one', '10_classifier', '10b_frechet', '11_images', '11b_ratio', '12_ood', '12b_chains', '13_ablations', '14_full_scale', '14b_many_gpus'}   # in `make test-slow`
 LIMIT_S = 400  # per notebook: a hang fails instead of stopping the suite; processors without bfloat16 need minutes for chapter 07
 
 RUN = """
