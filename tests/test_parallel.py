@@ -22,7 +22,7 @@ from vaebm.layers import data_dependent_init
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE, NVAEConfig
 from vaebm.parallel import gathered, load_shares, pause_when, rank, rank_file, save_shares, world_size
-from vaebm.runs import Paused, Stopped, load_checkpoint, message, save_checkpoint
+from vaebm.runs import Paused, RunFolderError, Stopped, load_checkpoint, message, save_checkpoint
 from vaebm.training import FitResult, ImageStageOne, ImageStageOneConfig, ImageStageTwo, ImageStageTwoConfig, fit
 
 EXPERIMENTS = Path(__file__).parents[1] / 'nbs' / 'experiments'
@@ -379,6 +379,14 @@ def test_the_launcher_refuses_what_is_not_there(tmp_path, capsys, words, text):
     said = capsys.readouterr().err
     assert end.value.code == 2 and re.match(f'error: .*{text}', said) and said.count('\n') == 1
     assert not (tmp_path / 'run').exists()
+
+
+def test_the_launcher_refuses_a_folder_of_another_run(tmp_path, monkeypatch, capsys):
+    def train(*args): raise RunFolderError('run folder x belongs to another configuration')
+    monkeypatch.setattr(launch, 'train', train)
+    with pytest.raises(SystemExit) as end: launch.main([f'run_dir={tmp_path}/run', 'data=celeba64'])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == 'error: run folder x belongs to another configuration\n'
 
 
 def wait_for(path, process):

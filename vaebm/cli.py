@@ -221,7 +221,7 @@ def _describe_fields(path, notebook):
     for name, (default, comment) in read_parameters(notebook).items():
         rows.append((f'{name}={default if isinstance(default, str) else json.dumps(default)}', comment))
     width = max(len(field) for field, _ in rows)
-    return '\n'.join([f'fields of {path}:', *(f'  {field:{width}}  {comment}'.rstrip() for field, comment in rows)])
+    return '\n'.join([f'fields of {Path(path).name}:', *(f'  {field:{width}}  {comment}'.rstrip() for field, comment in rows)])
 
 def _list_experiments():
     "Print the experiments of the repository, each with its summary."

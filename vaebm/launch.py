@@ -17,7 +17,7 @@ from accelerate import PartialState
 from .cli import leave, read_values
 from .experiment import PAPER, Extractor, ImageExperiment, Run, draw, launches, preset, reference_statistics, share_of, splits_of, tailor, train_energy, train_vae
 from .parallel import gathered, pause_when, rank, world_size
-from .runs import Paused, Stopped, environment, run_folder, write_json
+from .runs import Paused, RunFolderError, Stopped, environment, run_folder, write_json
 from .training import FitResult
 
 # %% ../nbs/14b_many_gpus.ipynb #manygpus018
@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         again = f'the same launcher and {world_size()} processes:\n-m vaebm.launch {shlex.join(argv)}'
         result = train(config, given['run_dir'], seconds, again)
         text, failed = f'stage 2 {result}', result.outcome == 'stopped'
+    except RunFolderError as error: leave(2, f'error: {error}')
     except (Paused, Stopped) as end: text, failed = str(end), isinstance(end, Stopped)
     if not rank(): print(text)
     state.destroy_process_group()
