@@ -150,7 +150,7 @@ def _alive(pid: int) -> bool:
     "Is there a process of this number on this machine?"
     if os.name != 'posix': return True
     try: os.kill(pid, 0)
-    except ProcessLookupError: return False
+    except (ProcessLookupError, OverflowError): return False
     except PermissionError: pass   # it belongs to somebody else
     return True
 
@@ -158,7 +158,8 @@ def _remove_leftovers(path: Path) -> None:
     "Remove what writers of `path` left beside it when they were killed."
     start = f'{path.name}.{platform.node()}-'
     for file in path.parent.glob(f'{glob.escape(start)}*.tmp'):
-        if not _alive(int(file.name[len(start):].split('-')[0])): file.unlink(missing_ok=True)
+        pid = file.name[len(start):].split('-')[0]
+        if pid.isdecimal() and not _alive(int(pid)): file.unlink(missing_ok=True)
 
 # %% ../nbs/runs.ipynb #runs019a
 @contextmanager
@@ -357,9 +358,7 @@ class RunFolderError(ValueError):
 _held = {}   # lock files of this process, by folder; open as long as it lives
 
 def holder(folder: Path | str) -> dict:
-    """The process that holds a run folder, or held it last; empty if there was none.
-
-    Its number `process` and that of its `parent`, `host`, and the time `since`."""
+    "The process that holds a run folder, or held it last: its number `process`, `host`, and the time `since`."
     with suppress(FileNotFoundError, ValueError): return json.loads((Path(folder) / '.lock').read_text())
     return {}
 
@@ -376,8 +375,7 @@ def lock_folder(folder: Path | str) -> None:
         file.close()
         raise RunFolderError(_in_use(folder)) from None
     except OSError: pass   # a file system without locks
-    us = {'process': os.getpid(), 'parent': os.getppid(), 'host': platform.node(),
-          'since': time.strftime('%Y-%m-%d %H:%M:%S')}
+    us = {'process': os.getpid(), 'host': platform.node(), 'since': time.strftime('%Y-%m-%d %H:%M:%S')}
     file.truncate(0)
     file.write(json.dumps(us))
     file.flush()
