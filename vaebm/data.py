@@ -369,11 +369,11 @@ def _verified(images: Images, name: str, split: str, where: str,
     expected = (known.counts[split], *known.shape)
     fits = got[0] <= expected[0] if subset else got[0] == expected[0]
     if got[1:] != expected[1:] or not fits: raise ValueError(f'{where} must hold {name} as {expected}, got {got}' + ('' if subset else '; a part of the set says so by `subset`'))
-    _check_labels(images, CLASSES.get(name, 0), where)
     if subset: warnings.warn(f'{where} holds a part of {name} ({split}), {got[0]:,} of {expected[0]:,} images: {subset}', stacklevel=3)
     elif in_order and split in known.sha256 and pixels_sha256(images) != known.sha256[split]:
         raise ValueError(f'the pixels of {where} are not those of {name} ({split}): their checksum differs')
     elif (name, split) in CHANNEL_MEANS: _check_means(images, CHANNEL_MEANS[name, split], f'{where} must hold {name} ({split})')
+    _check_labels(images, CLASSES.get(name, 0), where)
     return images
 
 # %% ../nbs/00b_images.ipynb #00bimages020a
