@@ -70,7 +70,7 @@ def exercises(cells):
         if cell.cell_type == 'code' and (GAP in cell.source or cell.source.startswith(ANSWER)): start = i
         if '<summary>Solution</summary>' not in cell.source: continue
         solution, *slips = re.findall(r'```python\n(.*?)```', cell.source.split('</details>')[0], re.S)
-        yield cells[start:i], solution, slips
+        yield [c for c in cells[start:i] if c.cell_type == 'code'], solution, slips   # a folded hint may stand between
 
 
 def attempt(cells, code):

@@ -65,10 +65,10 @@ RUNS = {   # overrides of `ImageRun`; those of a smaller tier come on top of tie
         'nvae': _FOUR_BY_FOUR | {'channels': 1, 'groups': 6, 'latent': 8, 'cells_dec': 1, 'expansion_post': 1},
         'stage1': {'n_steps': 8000, 'noise': .05}, 'pixel_noise': False, 'energy': _ENERGY,
         'stage2': _CHAIN | {'n_steps': 1000}, 'sample_steps': 1}},
-    'stacked_mnist': {'data': 'stacked_mnist', 'every': 200, 'n_choose': 500, 'n_samples': 26_000, 'n_seeds': 1, 'model': {
+    'stacked_mnist': {'data': 'stacked_mnist', 'every': 200, 'n_choose': 500, 'n_samples': 26_000, 'model': {
         'nvae': _FOUR_BY_FOUR | {'groups': 4, 'latent': 16, 'cells_dec': 2},
         'stage1': {'n_steps': 16_000, 'noise': .15}, 'pixel_noise': False, 'energy': _ENERGY,
-        'stage2': _CHAIN | {'n_steps': 2000, 'lr': 5e-4, 'constant': False}, 'sample_steps': 1}},
+        'stage2': _CHAIN | {'n_steps': 1400, 'lr': 5e-4, 'constant': False}, 'sample_steps': 1}},
     'cifar10': {'data': 'cifar10', 'every': 200, 'n_choose': 250, 'model': {
         'nvae': {'scales': 2, 'groups': 3, 'latent': 16, 'channels_enc': 16, 'channels_dec': 16, 'cells_enc': 1, 'cells_dec': 1,
                  'blocks_pre': 2, 'blocks_post': 2, 'cells_pre': 1, 'cells_post': 1, 'flows': 0, 'expansion_post': 1},

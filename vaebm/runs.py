@@ -382,7 +382,10 @@ def lock_folder(folder: Path | str) -> None:
     _held[folder] = file
 
 def _in_use(folder):
-    who = {'process': '?', 'host': '?', 'since': '?'} | holder(folder)   # it may not have written its name yet
+    for _ in range(100):   # its lock may be younger than its name in the file
+        if who := holder(folder): break
+        time.sleep(.01)
+    who = {'process': '?', 'host': '?', 'since': '?'} | who
     who = f"process {who['process']} on {who['host']} since {who['since']}"
     return f'run folder {folder} is in use by {who}; wait for its end, or choose another folder'
 
