@@ -56,7 +56,7 @@ def test_stacked_mnist_nvae_samples_and_reconstructs_as_its_manifest_says():
     assert accuracy > .96 and recorded['accuracy']['reconstructions'] >= .97 and recorded['modes']['modes'] == 1000
 
 
-@pytest.mark.parametrize('name', ['stacked_mnist', 'stacked_mnist_short', 'stacked_mnist_projected'])
+@pytest.mark.parametrize('name', ['stacked_mnist_ratio', 'stacked_mnist_ratio_short', 'stacked_mnist_ratio_x10'])
 def test_stacked_mnist_chains_end_where_its_manifest_says(name):
     entry, model, classifier = MANIFEST[name], vaebm.load_pretrained(name), load_classifier()
     recorded = {row: r['modes'] for row, r in entry['metrics']['samples'].items()}
@@ -72,7 +72,7 @@ def test_stacked_mnist_chains_end_where_its_manifest_says(name):
 
 
 def test_cifar10_chains_end_where_its_manifest_says():
-    entry, model = MANIFEST['cifar10'], vaebm.load_pretrained('cifar10')
+    entry, model = MANIFEST['cifar10_ratio_x30'], vaebm.load_pretrained('cifar10_ratio_x30')
     torch.set_num_threads(1)   # other tests run beside this one
     path = along_chains(model, 48, (0, model.n_steps), generator=torch.Generator().manual_seed(0))
     for k, name in ((0, 'VAE'), (model.n_steps, 'VAEBM')):
@@ -118,11 +118,11 @@ print(*[f'{name}={type(vaebm.load_pretrained(name)).__name__}' for name in names
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     loaded = dict(pair.split('=') for pair in done.stdout.split())
     assert done.returncode == 0, done.stderr
-    assert (loaded['25_gaussians'], loaded['nvae_digits'], loaded['cifar10'], loaded['pairs_vae']) == ('VAEBM', 'NVAE', 'VAEBM', 'PairVAE')
+    assert (loaded['25_gaussians'], loaded['nvae_digits'], loaded['cifar10_ratio_x30'], loaded['pairs_vae']) == ('VAEBM', 'NVAE', 'VAEBM', 'PairVAE')
     assert loaded.keys() == {name for name, entry in MANIFEST.items() if entry.get('model') not in ('classifier', 'statistics')}
 
 
-@pytest.mark.parametrize('name', ['25_gaussians', 'stacked_mnist_projected'])
+@pytest.mark.parametrize('name', ['25_gaussians', 'stacked_mnist_ratio_x10'])
 def test_a_model_goes_into_one_file_and_comes_back(tmp_path, name):
     model = vaebm.load_pretrained(name)
     model.save(tmp_path / 'mine.safetensors')
@@ -132,7 +132,7 @@ def test_a_model_goes_into_one_file_and_comes_back(tmp_path, name):
 
 
 def test_what_cannot_be_saved_or_loaded_says_so(tmp_path):
-    model = vaebm.load_pretrained('stacked_mnist_projected')
+    model = vaebm.load_pretrained('stacked_mnist_ratio_x10')
     assert message(ValueError, VAEBM(model.vae, torch.nn.Flatten(0)).save, tmp_path / 'a').startswith('energy must be one of MLPVAE')
     assert message(ValueError, fold(model).save, tmp_path / 'a').startswith('vae must be whole to be saved')
     assert message(ValueError, VAEBM(model.vae, model.energy, Kernel(model.kernel.init, model.kernel.step)).save, tmp_path / 'a').startswith('kernel must be one of `vaebm.samplers`')

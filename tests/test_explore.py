@@ -140,7 +140,7 @@ def test_only_the_chosen_group_is_turned():
 
 
 def test_chains_are_those_of_the_model(explorers):
-    chains, model = explorers[AlongChain].picture, load_pretrained('stacked_mnist_projected')
+    chains, model = explorers[AlongChain].picture, load_pretrained('stacked_mnist_ratio_x10')
     assert chains.x.shape == (9, 9, 3, 32, 32) and chains.energy.shape == (9, 9) and (chains.x[1:] != chains.x[0]).flatten(1).any(1).all()
     assert torch.equal(chains.x[4], along_chains(model, 9, [4], generator=torch.Generator().manual_seed(6))[4].images[:])
 

@@ -35,7 +35,7 @@ def test_likelihoods_are_those_of_all_records(tier, start):
 
 
 def test_stacked_mnist_is_that_of_the_manifest():
-    samples = manifest()['stacked_mnist_projected']['metrics']['samples']
+    samples = manifest()['stacked_mnist_ratio_x10']['metrics']['samples']
     label, *cells = row('StackedMNIST')
     assert cells[:2] == [f"{samples[m]['modes']['modes']}, {samples[m]['modes']['kl']:.3f}" for m in ('VAE', 'VAEBM')]
     assert f"a perfect model: {samples['VAEBM']['modes']['kl_floor']:.3f}" in label and samples['VAEBM']['modes']['kl'] < .071
@@ -53,7 +53,7 @@ def test_fashion_mnist_is_that_of_the_manifest():
 
 
 def test_cifar10_is_that_of_the_manifest():
-    samples = manifest()['cifar10']['metrics']['samples']
+    samples = manifest()['cifar10_ratio_x30']['metrics']['samples']
     label, *cells = row('CIFAR-10')
     assert cells[:2] == [f"{samples[m]['frechet']:.0f}" for m in ('means', 'VAEBM, means')] and f"{samples['means']['n']:,} means" in label
 

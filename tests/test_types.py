@@ -27,7 +27,7 @@ KERNELS = {'langevin': samplers.langevin(.01), 'mala': samplers.mala(.01), 'pcn_
 def seed(k): return torch.Generator().manual_seed(k)
 
 
-@pytest.mark.parametrize('name', ['25_gaussians', 'nvae_digits', 'stacked_mnist_projected', 'pairs_vae'])
+@pytest.mark.parametrize('name', ['25_gaussians', 'nvae_digits', 'stacked_mnist_ratio_x10', 'pairs_vae'])
 def test_double_models_sample_double(name):
     single, double = vaebm.load_pretrained(name), vaebm.load_pretrained(name).double()
     options = {'n_steps': 2} if isinstance(single, VAEBM) else {}

@@ -90,7 +90,7 @@ def test_objects_that_are_something_else_are_refused_by_name():
     assert message(ValueError, VAEBM, model.vae, model.energy, 'langevin') == 'kernel must have init, step, got str without init'
     assert message(ValueError, StageTwo, model.vae, torch.randn(9, 2), SMALL.stage2) == 'model must have vae, energy, n_steps, got MLPVAE without vae'
     assert message(ValueError, StageOne, model.vae, [1, 2], SMALL.stage1) == 'x must have sample, got list without sample'
-    assert message(ValueError, build_nvae, ImageConfig(start='stacked_mnist')) == "start must name an NVAE, got 'stacked_mnist', a VAEBM"
+    assert message(ValueError, build_nvae, ImageConfig(start='stacked_mnist_ratio')) == "start must name an NVAE, got 'stacked_mnist_ratio', a VAEBM"
 
 
 def test_regression_serves_any_energy_that_is_not_sharpened():

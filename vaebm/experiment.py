@@ -144,7 +144,7 @@ SMOKE = {'data': {'n_train': 24, 'n_test': 8},
                    'stage2': {'n_steps': 30, 'batch_size': 4, 'chain_steps': 2, 'buffer_size': 16, 'replay_anneal': 2}, 'sample_steps': 2},
          'evaluation': {'n_samples': 24, 'extractor': 'vaebm.experiment:CoarseFeatures', 'judge_samples': 8, 'judge_every': 10, 'batch_size': 4}}
 SMOKE_POINTS = {'model': {'n_train': 2000, 'stage1': {'n_steps': 40}, 'stage2': {'n_steps': 20, 'batch_size': 128, 'buffer_size': 128}}}
-RECORDS = {'cifar10': 'cifar10', 'stacked_mnist': 'stacked_mnist_projected', '25_gaussians': '25_gaussians'}   # weights that come with the package
+RECORDS = {'cifar10': 'cifar10_ratio_x30', 'stacked_mnist': 'stacked_mnist_ratio_x10', '25_gaussians': '25_gaussians'}   # weights that come with the package
 
 def _layers(name: str, tier: str, source: str) -> list:
     "What a preset lays on top of the defaults: (source, overrides), in order."

@@ -410,7 +410,7 @@ def _energies(ax: plt.Axes, energy: torch.Tensor) -> None: # shape (steps, chain
 # %% ../nbs/15_explore.ipynb #15explore041
 class AlongChain(Picture):
     "Nine chains of an image VAEBM, as means of the decoder: where they began, where they are, what changed, and their energies."
-    def __init__(self, name: str = 'stacked_mnist_projected', steps: int = 8, seed: int = 6):
+    def __init__(self, name: str = 'stacked_mnist_ratio_x10', steps: int = 8, seed: int = 6):
         model = load_pretrained(name)
         self.controls, self.start = {'step': range(steps + 1)}, {'step': min(steps, model.n_steps)}
         stations = along_chains(model, 9, range(steps + 1), generator=torch.Generator().manual_seed(seed)).values()
@@ -475,7 +475,7 @@ class Interpolation(Picture):
     start = {'second': 2, 'position': .5}
 
     @torch.no_grad()
-    def __init__(self, name: str = 'stacked_mnist_projected', seed: int = 0):
+    def __init__(self, name: str = 'stacked_mnist_ratio_x10', seed: int = 0):
         model, generator, t = load_pretrained(name), torch.Generator().manual_seed(seed), torch.linspace(0, 1, 9)
         images = digit_stacks().sample(8, generator)
         eps, folded = model.vae.layout.center(model.vae.infer(images, generator)), fold(model)
@@ -549,7 +549,7 @@ class Gauge(Mark):
 # %% ../nbs/15_explore.ipynb #15explore054
 class Playground(Picture):
     "Bound on log p, energy and log h of one image among those of test stacks."
-    def __init__(self, name: str = 'stacked_mnist', n: int = 200, # test stacks in the histograms
+    def __init__(self, name: str = 'stacked_mnist_ratio', n: int = 200, # test stacks in the histograms
                  seed: int = 0):
         self.n, stacks, generator = n, digit_stacks(), torch.Generator().manual_seed(seed)
         self.sets = strange_images(stacks, 8, generator)
