@@ -16,7 +16,7 @@ from vaebm.fast import fold
 from vaebm.likelihood import mean_log_likelihood
 from vaebm.metrics import along_chains, class_report, load_classifier
 from vaebm.model import VAEBM
-from vaebm.runs import CheckpointError, configure, load_checkpoint, message, publish, save_checkpoint, write_record
+from vaebm.runs import FORMER_NAMES, CheckpointError, configure, load_checkpoint, message, publish, read_weights, save_checkpoint, write_record
 from vaebm.samplers import Kernel
 from vaebm.training import VAEBMConfig, build_vaebm
 
@@ -183,3 +183,9 @@ print(len(load_images('fashion_mnist', 'test', download=False)))
 """
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env={'PYTHONPATH': str(tmp_path / 'site'), 'PATH': ''}, capture_output=True, text=True)
     assert str(tmp_path / 'site') in done.stdout and done.stdout.split()[-2:] == ['22', '2000'], done.stderr
+
+
+@pytest.mark.parametrize('former, name', FORMER_NAMES.items())
+def test_weights_are_found_by_their_former_names(former, name):
+    assert former not in MANIFEST and read_weights(former)[0] == MANIFEST[name]
+    assert vaebm.load_pretrained(former).n_steps == vaebm.load_pretrained(name).n_steps

@@ -26,7 +26,7 @@ from .model import VAEBM
 from .nvae import NVAE, NVAEConfig
 from .parallel import (average_gradients, from_rank_0, gathered, load_shares, mean_over_ranks, rank, rank_file,
                             save_shares, share)
-from .runs import (BROKEN, SEED, WORD, Allowed, CheckpointError, above, at_least, between, check, check_fields, check_has,
+from .runs import (BROKEN, FORMER_NAMES, SEED, WORD, Allowed, CheckpointError, above, at_least, between, check, check_fields, check_has,
                         configure, integer, load_checkpoint, nonfinite_entry, read_manifest, read_record, read_weights, write_json)
 from .samplers import Kernel, ReplayBuffer, run
 from .vae import MLPVAE
@@ -441,7 +441,7 @@ def load_pretrained(source: str | Path = '25_gaussians', # a name, a run folder,
                     ) -> torch.nn.Module:
     "A trained model, a `VAEBM` or a VAE, in eval mode, its weights frozen; raises `ValueError` for unknown names, with those that there are, `CheckpointError` for a changed file."
     names, path = list_pretrained(), Path(source)
-    if source in names: model = load_recorded(*read_weights(source))
+    if FORMER_NAMES.get(source, source) in names: model = load_recorded(*read_weights(source))
     elif source and path.is_dir(): model = _load_run(path)
     elif path.is_file(): model = VAEBM.load(path)
     else: raise ValueError(f'name must be one of {", ".join(names)}, got {str(source)!r}, which is no run folder and no file either')
