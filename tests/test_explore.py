@@ -19,6 +19,7 @@ from vaebm.explore import AlongChain, Canvas, ChainByHand, Chains, Explorer, Int
 from vaebm.metrics import along_chains
 from vaebm.plot import axes
 from vaebm.runs import message
+from vaebm.samplers import pcn_langevin
 from vaebm.training import load_pretrained
 
 ROOT = Path(__file__).parents[1]
@@ -140,9 +141,9 @@ def test_only_the_chosen_group_is_turned():
 
 
 def test_chains_are_those_of_the_model(explorers):
-    chains, model = explorers[AlongChain].picture, load_pretrained('stacked_mnist_ratio_x10')
-    assert chains.x.shape == (9, 9, 3, 32, 32) and chains.energy.shape == (9, 9) and (chains.x[1:] != chains.x[0]).flatten(1).any(1).all()
-    assert torch.equal(chains.x[4], along_chains(model, 9, [4], generator=torch.Generator().manual_seed(6))[4].images[:])
+    chains, model = explorers[AlongChain].picture, load_pretrained('fashion_mnist')
+    assert chains.x.shape == (13, 9, 1, 32, 32) and chains.energy.shape == (13, 9) and (chains.x[1:] != chains.x[0]).flatten(1).any(1).all()
+    assert torch.equal(chains.x[4], along_chains(model, 9, [4], pcn_langevin(.1), generator=torch.Generator().manual_seed(6))[4].images[:])
 
 
 def test_ways_share_their_ends(explorers):
