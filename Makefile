@@ -8,7 +8,7 @@ export ARGS
 RUN    := $(BIN)/vaebm-run --args "$$ARGS"
 
 .DEFAULT_GOAL := help
-.PHONY: help stale run fashion bench course test test-slow lab explore docs export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
+.PHONY: help stale run fashion bench course test test-slow lint lab explore docs export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9 -]*\):.* ## \(.*\)/make \1: \2/p' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test: $(VENV)/.installed ## notebooks and tests, the longest excepted
 
 test-slow: $(VENV)/.installed ## the longest notebooks and tests
 	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: $(VENV)/.installed ## ruff on library, notebooks, tests and website
+	$(BIN)/ruff check vaebm nbs tests docs setup.py
 
 lab: $(VENV)/.installed ## JupyterLab at the start page
 	$(BIN)/jupyter lab nbs/index.ipynb

@@ -23,7 +23,7 @@ setup(
     python_requires=f">={cfg['min_python']}",
     packages=["vaebm", "vaebm.checkpoints", "vaebm.sets"],
     package_dir={"vaebm.checkpoints": "data/checkpoints", "vaebm.sets": "data/sets"},
-    package_data={"vaebm.checkpoints": ["*.safetensors", "*.json"], "vaebm.sets": ["*.npz", "README.md"]},
+    package_data={"vaebm": ["py.typed"], "vaebm.checkpoints": ["*.safetensors", "*.json"], "vaebm.sets": ["*.npz", "README.md"]},
     install_requires=cfg["requirements"].split(),
     entry_points={"console_scripts": ["vaebm-run = vaebm.cli:main"]},
     extras_require={"dev": cfg["dev_requirements"].split()},

@@ -295,7 +295,7 @@ def costs(config: ImageExperiment,
     product = fold(VAEBM(vae.eval().requires_grad_(False), energy.requires_grad_(False)))
     chains, looked = two // gpus // k, config.evaluation.batch_size
     eps = {n: torch.empty(n, vae.layout.size, device='meta') for n in {chains, looked}}
-    steps = {n: tally(lambda: run(make_kernel(m.stage2), product, e, 1)) for n, e in eps.items()}   # counted once if they are as many
+    steps = {n: tally(lambda e=e: run(make_kernel(m.stage2), product, e, 1)) for n, e in eps.items()}   # counted once if they are as many
     step, look = steps[chains], steps[looked]
     with torch.no_grad(): image = tally(lambda: product.vae.transform(eps[chains]))
     chain = gpus * k * (m.stage2.chain_steps * step.flops + image.flops)
