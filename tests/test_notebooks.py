@@ -7,7 +7,9 @@ from itertools import takewhile
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 from fork import finish, start
 
 ROOT = Path(__file__).parents[1]
@@ -83,15 +85,31 @@ def attempt(cells, code):
 def expect(cells, condition, problem): return nbformat.v4.new_code_cell(EXPECT.format(cells=cells, condition=condition, problem=problem))
 
 
-def solve(notebook):
+STAGED = ['00_data', '01_energy', '03_vae', '09_likelihood']   # pages with staged hints, whose checks take a number in any form
+FORMS = 'numpy.asarray', 'torch.as_tensor'
+
+
+def other_forms(cells, solution):
+    "The right answer as a NumPy number and as a tensor, where an exercise asks for numbers."
+    function = re.search(r'def (\w+)\(.*\) -> float \| None:', cells[0].source)
+    if function: change = '{0} = lambda *a, own={0}, **k: {{}}(own(*a, **k))'.format(function[1])
+    elif cells[0].source.startswith(ANSWER): change = 'answer = {}(answer)'
+    else: return []
+    return [f'{solution}\nimport numpy, torch\n{change.format(form)}' for form in FORMS]
+
+
+def solve(notebook, staged=False):
     """Try each exercise's gap as it stands, its common slips and its solution.
 
-    An empty gap must be told so, a slip must be refused with a message, and the solution must pass.
+    An empty gap must be told so, a slip must be refused with a message, and the solution must pass. On `staged` pages it
+    must also pass as another kind of number.
     """
     found = list(exercises(notebook.cells))
     for cells, solution, slips in found:
         tries = [expect([c.source for c in cells], "'not yet' in _said", 'an empty gap must print "not yet", but the check said ')]
         tries += [expect(attempt(cells, slip), "_said.startswith('refused: ') and len(_said) > 30", f'the slip {slip!r} must be refused with a message, but the check said ') for slip in slips]
+        forms = other_forms(cells, solution) if staged else []
+        tries += [expect(attempt(cells, form), "not _said.startswith('refused: ') and 'not yet' not in _said", f'the answer {form!r} is right, but the check said ') for form in forms]
         first = next(i for i, c in enumerate(notebook.cells) if c is cells[0])
         for cell, source in zip(cells, attempt(cells, solution)): cell.source = source
         notebook.cells[first:first] = [nbformat.v4.new_code_cell(ATTEMPT), *tries]
@@ -101,7 +119,7 @@ def solve(notebook):
 def test_notebook_runs_with_its_exercises_solved(path, copy, tmp_path):
     solved = copy / path.relative_to(ROOT)
     stored, notebook = solved.read_text(), nbformat.read(solved, as_version=4)
-    solve(notebook)
+    solve(notebook, path.stem in STAGED)
     nbformat.write(notebook, solved)
     try: assert finish(start(RUN, str(solved), log=tmp_path / 'log', IN_TEST='1'), LIMIT_S) == 0, (tmp_path / 'log').read_text()
     finally: solved.write_text(stored)
@@ -122,6 +140,36 @@ def test_every_exercise_is_complete(path):
     assert len(found) >= fewest, f'{len(found)} exercises, and {fewest} are wanted'
     assert headings == [str(n) for n in range(1, len(found) + 1)], f'{len(found)} exercises, but the headings `**N. Title** (easy|medium|hard, M minutes)` have the numbers {headings}'
     assert not without, f'exercises without a common slip: {without}'
+
+
+HINTS = re.compile(r'<details><summary>Hint 1: where to begin</summary>\n\n(.+?)\n\n</details>\n'
+                   r'<details><summary>Hint 2: the next step</summary>\n\n(.+?)\n\n</details>', re.S)
+
+
+@pytest.mark.parametrize('name', STAGED)
+def test_every_exercise_has_two_hints_before_its_solution(name):
+    "They stand in one cell between check and solution, are short, and do not hold the solution's last line."
+    cells = nbformat.read(ROOT / 'nbs' / f'{name}.ipynb', as_version=4).cells
+    solutions = [i for i, c in enumerate(cells) if '<summary>Solution</summary>' in c.source]
+    found = [HINTS.fullmatch(cells[i - 1].source) for i in solutions]
+    answers = [solution.splitlines()[-1].strip() for _, solution, _ in exercises(cells)]
+    assert len(found) == len(answers) and all(found), [cells[i].id for i, hints in zip(solutions, found) if not hints]
+    for hints, answer in zip(found, answers):
+        assert all(30 < len(text) < 450 and '\n\n' not in text and answer not in text for text in hints.groups()), hints[0]
+
+
+OTHER_ANSWERS = {   # right answers in other words than the solution's
+    ('03_vae', 2): ['def free_bits(kl, lam): return (kl.mean(0) - lam).clamp(min=0).sum()', 'def free_bits(kl, lam): return sum(max(lam, k) for k in kl.mean(0).tolist())',
+                    'def free_bits(kl, lam): return torch.maximum(kl.mean(0), torch.tensor(lam)).sum()', 'def free_bits(kl, lam): return np.maximum(kl.numpy().mean(0), lam).sum()'],
+    ('00_data', 4): ['answer = 2900'], ('01_energy', 1): ['answer = 1 / 4']}
+
+
+@pytest.mark.parametrize('name, number', OTHER_ANSWERS)
+def test_right_answers_in_other_words_pass(name, number):
+    cells, *_ = list(exercises(nbformat.read(ROOT / 'nbs' / f'{name}.ipynb', as_version=4).cells))[number - 1]
+    for code in OTHER_ANSWERS[name, number]:
+        names = {'torch': torch, 'np': np}
+        for source in attempt(cells, code): exec(source, names)
 
 
 FOLDED = {'source_hidden': True}
