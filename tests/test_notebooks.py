@@ -85,7 +85,7 @@ def attempt(cells, code):
 def expect(cells, condition, problem): return nbformat.v4.new_code_cell(EXPECT.format(cells=cells, condition=condition, problem=problem))
 
 
-STAGED = ['00_data', '01_energy', '02_langevin', '03_vae', '06_reparameterization', '08_two_stage', '09_likelihood']   # pages with staged hints, whose checks take a number in any form
+STAGED = ['00_data', '01_energy', '02_langevin', '03_vae', '04_layers', '05_nvae', '06_reparameterization', '08_two_stage', '09_likelihood', '10_classifier', '11_images', '12_ood', '12b_chains']   # pages with staged hints, whose checks take a number in any form
 FORMS = 'numpy.asarray', 'torch.as_tensor'
 
 
