@@ -85,7 +85,8 @@ def attempt(cells, code):
 def expect(cells, condition, problem): return nbformat.v4.new_code_cell(EXPECT.format(cells=cells, condition=condition, problem=problem))
 
 
-STAGED = ['00_data', '01_energy', '02_langevin', '03_vae', '04_layers', '05_nvae', '06_reparameterization', '08_two_stage', '09_likelihood', '10_classifier', '11_images', '12_ood', '12b_chains']   # pages with staged hints, whose checks take a number in any form
+STAGED = ['00_data', '01_energy', '02_langevin', '03_vae', '04_layers', '05_nvae', '06_reparameterization',   # two hints for
+          '08_two_stage', '09_likelihood', '10_classifier', '11_images', '12_ood', '12b_chains']              # each exercise
 FORMS = 'numpy.asarray', 'torch.as_tensor'
 
 
@@ -161,15 +162,29 @@ def test_every_exercise_has_two_hints_before_its_solution(name):
 OTHER_ANSWERS = {   # right answers in other words than the solution's
     ('03_vae', 2): ['def free_bits(kl, lam): return (kl.mean(0) - lam).clamp(min=0).sum()', 'def free_bits(kl, lam): return sum(max(lam, k) for k in kl.mean(0).tolist())',
                     'def free_bits(kl, lam): return torch.maximum(kl.mean(0), torch.tensor(lam)).sum()', 'def free_bits(kl, lam): return np.maximum(kl.numpy().mean(0), lam).sum()'],
-    ('00_data', 4): ['answer = 2900'], ('01_energy', 1): ['answer = 1 / 4']}
+    ('03_vae', 3): ['answer = 5.25', 'answer = torch.tensor(5.25)'], ('00_data', 4): ['answer = 2900'],
+    ('04_layers', 2): ['answer = [.333, 1]', 'answer = np.array([1 / 3, 1])']}
+NEAR_MISSES = {
+    ('03_vae', 2): ['def free_bits(kl, lam): return kl.sum(1).mean().clamp(min=2 * lam)', 'def free_bits(kl, lam): return (kl - lam).clamp(min=0).mean(0).sum()'],
+    ('03_vae', 3): ['answer = 5', 'answer = 5.5'], ('00_data', 4): ['answer = 3100'], ('04_layers', 2): ['answer = .3, 1']}
+
+
+def check_answer(name, number, code):
+    "Run exercise `number` of a page with `code` in its gap, without the rest of the page."
+    cells, *_ = list(exercises(nbformat.read(ROOT / 'nbs' / f'{name}.ipynb', as_version=4).cells))[number - 1]
+    names = {'torch': torch, 'np': np, 'mu': 1.5}   # mu is a name of chapter 03
+    for source in attempt(cells, code): exec(source, names)
 
 
 @pytest.mark.parametrize('name, number', OTHER_ANSWERS)
 def test_right_answers_in_other_words_pass(name, number):
-    cells, *_ = list(exercises(nbformat.read(ROOT / 'nbs' / f'{name}.ipynb', as_version=4).cells))[number - 1]
-    for code in OTHER_ANSWERS[name, number]:
-        names = {'torch': torch, 'np': np}
-        for source in attempt(cells, code): exec(source, names)
+    for code in OTHER_ANSWERS[name, number]: check_answer(name, number, code)
+
+
+@pytest.mark.parametrize('name, number', NEAR_MISSES)
+def test_wrong_answers_near_the_right_one_are_refused(name, number):
+    for code in NEAR_MISSES[name, number]:
+        with pytest.raises(AssertionError, match='.{30}'): check_answer(name, number, code)
 
 
 FOLDED = {'source_hidden': True}
