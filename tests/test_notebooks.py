@@ -90,13 +90,14 @@ STAGED = ['00_data', '01_energy', '02_langevin', '03_vae', '04_layers', '05_nvae
 FORMS = 'numpy.asarray', 'torch.as_tensor'
 
 
-def other_forms(cells, solution):
-    "The right answer as a NumPy number and as a tensor, where an exercise asks for numbers."
+def other_forms(cells):
+    "Cells that give a check the right answer, once it is there, as a NumPy number and as a tensor; none if no number is asked for."
     function = re.search(r'def (\w+)\(.*\) -> float \| None:', cells[0].source)
-    if function: change = '{0} = lambda *a, own={0}, **k: {{}}(own(*a, **k))'.format(function[1])
-    elif cells[0].source.startswith(ANSWER): change = 'answer = {}(answer)'
-    else: return []
-    return [f'{solution}\nimport numpy, torch\n{change.format(form)}' for form in FORMS]
+    if not function and not cells[0].source.startswith(ANSWER): return []
+    name, change = ('answer', 'answer = {}(_right)') if not function else (function[1], function[1] + ' = lambda *a, **k: {}(_right(*a, **k))')
+    said, problem = "not _said.startswith('refused: ') and 'not yet' not in _said", '{} of the right answer must pass, but the check said '
+    tries = [expect(attempt(cells, 'import numpy, torch\n' + change.format(form)), said, problem.format(form)) for form in FORMS]
+    return [nbformat.v4.new_code_cell(f'_right = {name}'), *tries, nbformat.v4.new_code_cell(f'{name} = _right')]
 
 
 def solve(notebook, staged=False):
@@ -109,10 +110,10 @@ def solve(notebook, staged=False):
     for cells, solution, slips in found:
         tries = [expect([c.source for c in cells], "'not yet' in _said", 'an empty gap must print "not yet", but the check said ')]
         tries += [expect(attempt(cells, slip), "_said.startswith('refused: ') and len(_said) > 30", f'the slip {slip!r} must be refused with a message, but the check said ') for slip in slips]
-        forms = other_forms(cells, solution) if staged else []
-        tries += [expect(attempt(cells, form), "not _said.startswith('refused: ') and 'not yet' not in _said", f'the answer {form!r} is right, but the check said ') for form in forms]
-        first = next(i for i, c in enumerate(notebook.cells) if c is cells[0])
+        forms = other_forms(cells) if staged else []
+        first, last = ([c is cell for c in notebook.cells].index(True) for cell in (cells[0], cells[-1]))
         for cell, source in zip(cells, attempt(cells, solution)): cell.source = source
+        notebook.cells[last + 1:last + 1] = forms
         notebook.cells[first:first] = [nbformat.v4.new_code_cell(ATTEMPT), *tries]
 
 
