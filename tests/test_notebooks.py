@@ -7,7 +7,9 @@ from itertools import takewhile
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 from fork import finish, start
 
 ROOT = Path(__file__).parents[1]
@@ -83,17 +85,35 @@ def attempt(cells, code):
 def expect(cells, condition, problem): return nbformat.v4.new_code_cell(EXPECT.format(cells=cells, condition=condition, problem=problem))
 
 
-def solve(notebook):
+STAGED = ['00_data', '01_energy', '02_langevin', '03_vae', '04_layers', '05_nvae', '06_reparameterization',   # two hints for
+          '08_two_stage', '09_likelihood', '10_classifier', '11_images', '12_ood', '12b_chains']              # each exercise
+FORMS = 'numpy.asarray', 'torch.as_tensor'
+
+
+def other_forms(cells):
+    "Cells that give a check the right answer, once it is there, as a NumPy number and as a tensor; none if no number is asked for."
+    function = re.search(r'def (\w+)\(.*\) -> float \| None:', cells[0].source)
+    if not function and not cells[0].source.startswith(ANSWER): return []
+    name, change = ('answer', 'answer = {}(_right)') if not function else (function[1], function[1] + ' = lambda *a, **k: {}(_right(*a, **k))')
+    said, problem = "not _said.startswith('refused: ') and 'not yet' not in _said", '{} of the right answer must pass, but the check said '
+    tries = [expect(attempt(cells, 'import numpy, torch\n' + change.format(form)), said, problem.format(form)) for form in FORMS]
+    return [nbformat.v4.new_code_cell(f'_right = {name}'), *tries, nbformat.v4.new_code_cell(f'{name} = _right')]
+
+
+def solve(notebook, staged=False):
     """Try each exercise's gap as it stands, its common slips and its solution.
 
-    An empty gap must be told so, a slip must be refused with a message, and the solution must pass.
+    An empty gap must be told so, a slip must be refused with a message, and the solution must pass. On `staged` pages it
+    must also pass as another kind of number.
     """
     found = list(exercises(notebook.cells))
     for cells, solution, slips in found:
         tries = [expect([c.source for c in cells], "'not yet' in _said", 'an empty gap must print "not yet", but the check said ')]
         tries += [expect(attempt(cells, slip), "_said.startswith('refused: ') and len(_said) > 30", f'the slip {slip!r} must be refused with a message, but the check said ') for slip in slips]
-        first = next(i for i, c in enumerate(notebook.cells) if c is cells[0])
+        forms = other_forms(cells) if staged else []
+        first, last = ([c is cell for c in notebook.cells].index(True) for cell in (cells[0], cells[-1]))
         for cell, source in zip(cells, attempt(cells, solution)): cell.source = source
+        notebook.cells[last + 1:last + 1] = forms
         notebook.cells[first:first] = [nbformat.v4.new_code_cell(ATTEMPT), *tries]
 
 
@@ -101,7 +121,7 @@ def solve(notebook):
 def test_notebook_runs_with_its_exercises_solved(path, copy, tmp_path):
     solved = copy / path.relative_to(ROOT)
     stored, notebook = solved.read_text(), nbformat.read(solved, as_version=4)
-    solve(notebook)
+    solve(notebook, path.stem in STAGED)
     nbformat.write(notebook, solved)
     try: assert finish(start(RUN, str(solved), log=tmp_path / 'log', IN_TEST='1'), LIMIT_S) == 0, (tmp_path / 'log').read_text()
     finally: solved.write_text(stored)
@@ -122,6 +142,50 @@ def test_every_exercise_is_complete(path):
     assert len(found) >= fewest, f'{len(found)} exercises, and {fewest} are wanted'
     assert headings == [str(n) for n in range(1, len(found) + 1)], f'{len(found)} exercises, but the headings `**N. Title** (easy|medium|hard, M minutes)` have the numbers {headings}'
     assert not without, f'exercises without a common slip: {without}'
+
+
+HINTS = re.compile(r'<details><summary>Hint 1: where to begin</summary>\n\n(.+?)\n\n</details>\n'
+                   r'<details><summary>Hint 2: the next step</summary>\n\n(.+?)\n\n</details>', re.S)
+
+
+@pytest.mark.parametrize('name', STAGED)
+def test_every_exercise_has_two_hints_before_its_solution(name):
+    "They stand in one cell between check and solution, are short, and do not hold the solution's last line."
+    cells = nbformat.read(ROOT / 'nbs' / f'{name}.ipynb', as_version=4).cells
+    solutions = [i for i, c in enumerate(cells) if '<summary>Solution</summary>' in c.source]
+    found = [HINTS.fullmatch(cells[i - 1].source) for i in solutions]
+    answers = [solution.splitlines()[-1].strip() for _, solution, _ in exercises(cells)]
+    assert len(found) == len(answers) and all(found), [cells[i].id for i, hints in zip(solutions, found) if not hints]
+    for hints, answer in zip(found, answers):
+        assert all(30 < len(text) < 450 and '\n\n' not in text and answer not in text for text in hints.groups()), hints[0]
+
+
+OTHER_ANSWERS = {   # right answers in other words than the solution's
+    ('03_vae', 2): ['def free_bits(kl, lam): return (kl.mean(0) - lam).clamp(min=0).sum()', 'def free_bits(kl, lam): return sum(max(lam, k) for k in kl.mean(0).tolist())',
+                    'def free_bits(kl, lam): return torch.maximum(kl.mean(0), torch.tensor(lam)).sum()', 'def free_bits(kl, lam): return np.maximum(kl.numpy().mean(0), lam).sum()'],
+    ('03_vae', 3): ['answer = 5.25', 'answer = torch.tensor(5.25)'], ('00_data', 4): ['answer = 2900'],
+    ('04_layers', 2): ['answer = [.333, 1]', 'answer = np.array([1 / 3, 1])']}
+NEAR_MISSES = {
+    ('03_vae', 2): ['def free_bits(kl, lam): return kl.sum(1).mean().clamp(min=2 * lam)', 'def free_bits(kl, lam): return (kl - lam).clamp(min=0).mean(0).sum()'],
+    ('03_vae', 3): ['answer = 5', 'answer = 5.5'], ('00_data', 4): ['answer = 3100'], ('04_layers', 2): ['answer = .3, 1']}
+
+
+def check_answer(name, number, code):
+    "Run exercise `number` of a page with `code` in its gap, without the rest of the page."
+    cells, *_ = list(exercises(nbformat.read(ROOT / 'nbs' / f'{name}.ipynb', as_version=4).cells))[number - 1]
+    names = {'torch': torch, 'np': np, 'mu': 1.5}   # mu is a name of chapter 03
+    for source in attempt(cells, code): exec(source, names)
+
+
+@pytest.mark.parametrize('name, number', OTHER_ANSWERS)
+def test_right_answers_in_other_words_pass(name, number):
+    for code in OTHER_ANSWERS[name, number]: check_answer(name, number, code)
+
+
+@pytest.mark.parametrize('name, number', NEAR_MISSES)
+def test_wrong_answers_near_the_right_one_are_refused(name, number):
+    for code in NEAR_MISSES[name, number]:
+        with pytest.raises(AssertionError, match='.{30}'): check_answer(name, number, code)
 
 
 FOLDED = {'source_hidden': True}
