@@ -30,4 +30,4 @@ def __getattr__(name: str):
     return getattr(import_module(f"vaebm.{_MODULES[name]}"), name)
 
 
-def __dir__() -> list[str]: return sorted([*globals(), *__all__])
+def __dir__() -> list[str]: return sorted({*globals(), *__all__})

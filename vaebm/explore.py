@@ -6,8 +6,8 @@
 __all__ = ['FIGURE', 'REFUSAL', 'ENERGIES', 'SAMPLERS', 'LIMIT', 'ANGLES', 'MAX_PIXELS', 'as_png', 'Canvas', 'milliseconds',
            'Picture', 'Explorer', 'redraw_times', 'boltzmann', 'Chains', 'Plane', 'Bars', 'ChainByHand', 'decoder',
            'to_data', 'to_noise', 'noise_potential', 'data_potential', 'densities', 'chains_in', 'TwoSpaces', 'Panel',
-           'Nine', 'turned', 'Traversal', 'read_digits', 'Mark', 'AlongChain', 'slerp', 'garments', 'digit_stacks',
-           'two_ways', 'Ways', 'Interpolation', 'read_upload', 'strange_images', 'scores', 'Gauge', 'Playground']
+           'Nine', 'turned', 'Traversal', 'read_digits', 'Mark', 'AlongChain', 'slerp', 'digit_stacks', 'two_ways',
+           'Ways', 'Interpolation', 'read_upload', 'strange_images', 'scores', 'Gauge', 'Playground']
 
 # %% ../nbs/15_explore.ipynb #15explore003
 import base64
@@ -29,6 +29,7 @@ from PIL import Image
 from .data import SUFFIXES, GaussianGrid, StackedDigits, load_images, read_image
 from .fast import fold
 from .metrics import along_chains, class_report, load_classifier
+from .pipeline import images_for
 from .plot import COLORS, axes, curve, sheet
 from .runs import above, check, read_weights, integer
 from .samplers import hmc, independence, langevin, mala, pcn_langevin, run, underdamped
@@ -415,7 +416,8 @@ class AlongChain(Picture):
         self.controls, self.start = {'step': range(steps + 1)}, {'step': steps // 2}
         stations = along_chains(model, 9, range(steps + 1), pcn_langevin(.1), generator=torch.Generator().manual_seed(seed)).values()
         self.x, self.energy = torch.stack([s.images[:] for s in stations]), torch.stack([s.energy for s in stations])
-        self.read = [class_report(load_classifier('fashion_classifier'), x) for x in self.x]
+        classifier = load_classifier('fashion_classifier')
+        self.read = [class_report(classifier, x) for x in self.x]
         self.sure = [r['confidence'] for r in self.read]
         fig, (*panels, last) = axes(['step 0: the VAE', 'now', 'change', 'energy of each chain'], columns=2, size=2.9)
         _energies(last, self.energy)
@@ -441,10 +443,6 @@ def slerp(a: torch.Tensor, b: torch.Tensor, # vectors, shape (D,)
     return (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
 
 # %% ../nbs/15_explore.ipynb #15explore046c
-def garments(): # images with `sample(n, generator)`
-    "Test images of Fashion-MNIST, 32 pixels, of the full set if it lies in `VAEBM_DATA`, else of the embedded one."
-    return load_images('fashion_mnist', 'test', download=False).padded(2)
-
 def digit_stacks() -> StackedDigits:
     "Stacks of test digits, of MNIST if it lies in `VAEBM_DATA`, else of the embedded ones."
     return StackedDigits(load_images('mnist', 'test', download=False))
@@ -482,7 +480,7 @@ class Interpolation(Picture):
     @torch.no_grad()
     def __init__(self, name: str = 'fashion_mnist', seed: int = 0):
         model, generator, t = load_pretrained(name), torch.Generator().manual_seed(seed), torch.linspace(0, 1, 9)
-        images = garments().sample(8, generator)
+        images = images_for('fashion_mnist', 'test', download=False).sample(8, generator)
         eps, folded = model.vae.layout.center(model.vae.infer(images, generator)), fold(model)
         self.paths = lru_cache(1)(lambda first, second: two_ways(folded, eps[first - 1], eps[second - 1], t))
         fig, (a, b, c) = axes(['through noise', 'through pixels', 'energy along both'], size=2.9)

@@ -441,7 +441,7 @@ def load_pretrained(source: str | Path = '25_gaussians', # a name, a run folder,
                     ) -> torch.nn.Module:
     "A trained model, a `VAEBM` or a VAE, in eval mode, its weights frozen; raises `ValueError` for unknown names, with those that there are, `CheckpointError` for a changed file."
     names, path = list_pretrained(), Path(source)
-    if FORMER_NAMES.get(source, source) in names: model = load_recorded(*read_weights(source))
+    if source in names or source in FORMER_NAMES: model = load_recorded(*read_weights(source))
     elif source and path.is_dir(): model = _load_run(path)
     elif path.is_file(): model = VAEBM.load(path)
     else: raise ValueError(f'name must be one of {", ".join(names)}, got {str(source)!r}, which is no run folder and no file either')
