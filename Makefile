@@ -8,7 +8,7 @@ export ARGS
 RUN    := $(BIN)/vaebm-run --args "$$ARGS"
 
 .DEFAULT_GOAL := help
-.PHONY: help stale run fashion bench course test test-slow lint lab explore docs export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
+.PHONY: help stale run fashion bench gpu-check course test test-slow lint lab explore docs export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9 -]*\):.* ## \(.*\)/make \1: \2/p' $(MAKEFILE_LIST)
@@ -36,12 +36,15 @@ fashion: $(VENV)/.installed ## both stages on Fashion-MNIST
 	$(RUN) nbs/experiments/fashion_mnist.ipynb tier=$(TIER) seed=$(SEED)
 
 bench: $(VENV)/.installed ## what the fast path gains on this machine
-	$(RUN) nbs/experiments/bench.ipynb tier=cpu
+	$(RUN) nbs/benchmarks/bench.ipynb tier=cpu
+
+gpu-check: $(VENV)/.installed ## what one GPU does with this library, in ten minutes
+	$(RUN) nbs/benchmarks/gpu_check.ipynb tier=gpu
 
 course: $(VENV)/.installed ## how long all pages take
-	$(RUN) nbs/experiments/course.ipynb tier=cpu
+	$(RUN) nbs/benchmarks/course.ipynb tier=cpu
 
-paper-cifar10: NOTEBOOK = cifar10_paper
+paper-cifar10: NOTEBOOK = cifar10
 paper-celeba64: NOTEBOOK = celeba64
 paper-lsun64: NOTEBOOK = lsun64
 paper-celebahq256: NOTEBOOK = celebahq256
@@ -54,8 +57,9 @@ test: $(VENV)/.installed ## notebooks and tests, the longest excepted
 test-slow: $(VENV)/.installed ## the longest notebooks and tests
 	$(BIN)/python -m pytest -n 2 -m slow
 
-lint: $(VENV)/.installed ## ruff on library, notebooks, tests and website
+lint: $(VENV)/.installed ## ruff on library, notebooks, tests and website, pyright on the library
 	$(BIN)/ruff check vaebm nbs tests docs setup.py
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 lab: $(VENV)/.installed ## JupyterLab at the start page
 	$(BIN)/jupyter lab nbs/index.ipynb
@@ -64,7 +68,7 @@ docs: $(VENV)/.installed ## the website, in _site/html
 	$(BIN)/python docs/build.py
 
 explore: $(VENV)/.installed ## the explorers in the browser, without code
-	$(BIN)/voila nbs/15_explore.ipynb --TagRemovePreprocessor.remove_cell_tags=lab-only
+	$(BIN)/voila nbs/30_explore.ipynb --TagRemovePreprocessor.remove_cell_tags=lab-only
 
 export: $(VENV)/.installed ## the library from the notebooks
 	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python docs/strip_views.py

@@ -1,4 +1,8 @@
-"""Build the website: `python docs/build.py [FOLDER]`; the site is FOLDER/html, by default _site/html."""
+"""Build the website: `python docs/build.py [FOLDER]`.
+
+The site is FOLDER/html, by default _site/html.
+"""
+
 import sys
 from pathlib import Path
 
@@ -7,6 +11,19 @@ from sphinx.cmd.build import build_main
 
 out = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / '_site'
 stage(out / 'pages')
-code = build_main(['-q', '-W', '--keep-going', '-c', str(ROOT / 'docs'), '-d', str(out / 'doctrees'), str(out / 'pages'), str(out / 'html')])
-if code == 0: print(f'open {out / "html" / "index.html"}')
+code = build_main(
+    [
+        '-q',
+        '-W',
+        '--keep-going',
+        '-c',
+        str(ROOT / 'docs'),
+        '-d',
+        str(out / 'doctrees'),
+        str(out / 'pages'),
+        str(out / 'html'),
+    ]
+)
+if code == 0:
+    print(f'open {out / "html" / "index.html"}')
 sys.exit(code)

@@ -1,4 +1,7 @@
-"""From notebooks to pages: Sphinx reads copies of `nbs/` without hidden cells and directives, and one page per module."""
+"""From notebooks to pages: Sphinx reads copies of `nbs/` without hidden cells and directives, and
+one page per module.
+"""
+
 import os
 import re
 from pathlib import Path
@@ -26,7 +29,8 @@ Exported by {chapters}.
 '''
 API = '''# API
 
-What the notebooks export, module by module. Each page is made of the docstrings, and of the comments behind parameters and fields.
+What the notebooks export, module by module. Each page is made of the docstrings,
+and of the comments behind parameters and fields.
 
 | module | what it holds |
 |---|---|
@@ -40,10 +44,15 @@ What the notebooks export, module by module. Each page is made of the docstrings
 '''
 
 
+FOLDERS = 'tools', 'experiments', 'benchmarks'
+
+
 def notebooks():
-    "All notebooks in reading order: the start page, the chapters by number, the rest of their folder, the experiments."
-    top = sorted((ROOT / 'nbs').glob('*.ipynb'), key=lambda p: (p.stem != 'index', not p.stem[0].isdigit(), p.stem))
-    return top + sorted((ROOT / 'nbs' / 'experiments').glob('*.ipynb'))
+    """All notebooks in reading order: the start page, the chapters by number, the folders of the
+    rest.
+    """
+    top = sorted((ROOT / 'nbs').glob('*.ipynb'), key=lambda p: (p.stem != 'index', p.stem))
+    return top + [p for folder in FOLDERS for p in sorted((ROOT / 'nbs' / folder).glob('*.ipynb'))]
 
 
 def modules():
@@ -54,7 +63,8 @@ def modules():
 def link(match, folder):
     "A Markdown link, or the text and path of a file of the repository that is no page."
     text, target = match.groups()
-    if re.match(r'\w+:|#', target) or '.ipynb' in target: return match[0]
+    if re.match(r'\w+:|#', target) or '.ipynb' in target:
+        return match[0]
     path = os.path.normpath(folder / target)
     return f'`{path}`' if path.endswith(text.strip('`')) else f'{text} (`{path}`)'
 
@@ -64,19 +74,27 @@ def shown_outputs(cell):
     for output in cell.outputs:
         if 'data' in output:
             output.data = {mime: data for mime, data in output.data.items() if mime in SHOWN}
-            if not output.data: continue
+            if not output.data:
+                continue
         yield output
 
 
 def folded(cell):
-    "Is the code of a cell shown only on demand? The tag says so to the site alone, `source_hidden` to JupyterLab as well."
-    return 'hide-input' in cell.metadata.get('tags', ()) or cell.metadata.get('jupyter', {}).get('source_hidden', False)
+    """Is the code of a cell shown only on demand? The tag says so to the site alone,
+    `source_hidden` to JupyterLab as well.
+    """
+    return 'hide-input' in cell.metadata.get('tags', ()) or cell.metadata.get('jupyter', {}).get(
+        'source_hidden', False
+    )
 
 
 def page(path):
     "The notebook at `path` as readers of the site see it."
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata = {'kernelspec': notebook.metadata.kernelspec, 'language_info': {'name': 'python', 'pygments_lexer': 'ipython3'}}
+    notebook.metadata = {
+        'kernelspec': notebook.metadata.kernelspec,
+        'language_info': {'name': 'python', 'pygments_lexer': 'ipython3'},
+    }
     cells = []
     for cell in notebook.cells:
         if cell.cell_type == 'code':
@@ -84,13 +102,21 @@ def page(path):
             directives = {line[2:].split()[0] for line in lines if line.startswith('#|')}
             cell.source = '\n'.join(line for line in lines if not line.startswith('#|')).strip('\n')
             cell.outputs = list(shown_outputs(cell))
-            cell.metadata = {'tags': sorted(directives & {'export', 'slow'} | ({'hide-input'} if folded(cell) else set()))}
-            if 'hide' in directives or not cell.source: continue
+            cell.metadata = {
+                'tags': sorted(directives & {'export', 'slow'} | ({'hide-input'} if folded(cell) else set()))
+            }
+            if 'hide' in directives or not cell.source:
+                continue
         else:
-            cell.source = re.sub(r'(?<!!)\[([^\]]+)\]\(([^)\s]+)\)', lambda m: link(m, path.parent.relative_to(ROOT)), cell.source)
+            cell.source = re.sub(
+                r'(?<!!)\[([^\]]+)\]\(([^)\s]+)\)',
+                lambda m: link(m, path.parent.relative_to(ROOT)),
+                cell.source,
+            )
         cells.append(cell)
-    number = re.match(r'(\d+[a-z]?)_', path.stem)
-    if number and path.parent.name == 'nbs': cells[0].source = cells[0].source.replace('# ', f'# {number[1]} ', 1)
+    number = re.match(r'(\d+)_', path.stem)
+    if number and path.parent.name == 'nbs':
+        cells[0].source = cells[0].source.replace('# ', f'# {number[1]} ', 1)
     notebook.cells = cells
     return notebook
 
@@ -98,9 +124,12 @@ def page(path):
 def contents(paths):
     "The tables of contents of the start page."
     names = [str(p.relative_to(ROOT / 'nbs').with_suffix('')) for p in paths]
-    groups = {'Chapters': [n for n in names if n[0].isdigit()], 'Tools': [n for n in names if n[0].isalpha() and '/' not in n and n != 'index'],
-              'Experiments': [n for n in names if '/' in n], 'Library': ['api/index']}
-    return '\n'.join(TOCTREE.format(caption=caption, pages='\n'.join(pages)) for caption, pages in groups.items())
+    groups = {'Chapters': [n for n in names if n[0].isdigit()]}
+    groups |= {folder.capitalize(): [n for n in names if n.startswith(f'{folder}/')] for folder in FOLDERS}
+    groups['Library'] = ['api/index']
+    return '\n'.join(
+        TOCTREE.format(caption=caption, pages='\n'.join(pages)) for caption, pages in groups.items()
+    )
 
 
 def module_page(path):
@@ -121,7 +150,8 @@ def api_page(paths):
 
 def write(path, text):
     "Write a page unless it is there already: Sphinx rereads what has a new date."
-    if path.exists() and path.read_text(encoding='utf-8') == text: return
+    if path.exists() and path.read_text(encoding='utf-8') == text:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding='utf-8')
 
@@ -131,10 +161,14 @@ def stage(folder):
     pages = {}
     for path in notebooks():
         notebook = page(path)
-        if path.stem == 'index': notebook.cells.append(nbformat.v4.new_markdown_cell(contents(notebooks()), id='contents'))
+        if path.stem == 'index':
+            notebook.cells.append(nbformat.v4.new_markdown_cell(contents(notebooks()), id='contents'))
         pages[folder / path.relative_to(ROOT / 'nbs')] = nbformat.writes(notebook)
-    for path in modules(): pages[folder / 'api' / f'vaebm.{path.stem}.rst'] = module_page(path)
+    for path in modules():
+        pages[folder / 'api' / f'vaebm.{path.stem}.rst'] = module_page(path)
     pages[folder / 'api' / 'index.md'] = api_page(modules())
-    for path, text in pages.items(): write(path, text)
+    for path, text in pages.items():
+        write(path, text)
     for path in folder.rglob('*.*'):
-        if path.is_file() and path not in pages: path.unlink()
+        if path.is_file() and path not in pages:
+            path.unlink()

@@ -1,18 +1,58 @@
+import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
-FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
+FLAGS = (
+    '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking'
+    ' --disable-component-update --disable-sync'.split()
+)
+
+
+@contextmanager
+def kept_state():
+    "Threads and default precision of PyTorch, environment and working directory are afterwards what they were."
+    threads = torch.get_num_threads()
+    dtype = torch.get_default_dtype()
+    environment = dict(os.environ)
+    folder = Path.cwd()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        os.chdir(folder)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    "No test changes the process for those after it."
+    with kept_state():
+        yield
+
+
+@pytest.fixture
+def double():
+    "Rounding far below the effects that are looked for."
+    torch.set_default_dtype(torch.float64)
 
 
 @pytest.fixture(scope='module')
 def copy(tmp_path_factory):
     "A clone of the working tree's tracked and new files, so that nothing here is touched."
     folder = tmp_path_factory.mktemp('copy')
-    files = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\n')
+    files = subprocess.run(
+        ['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split('\n')
     for name in filter(None, files):
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +65,8 @@ def copy(tmp_path_factory):
 def browser():
     "A headless Chromium; where there is none, or no playwright, its tests are skipped."
     chromium = shutil.which('chromium') or shutil.which('chromium-browser')
-    if not chromium: pytest.skip('needs chromium')
+    if not chromium:
+        pytest.skip('needs chromium')
     playwright = pytest.importorskip('playwright.sync_api')
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=FLAGS)

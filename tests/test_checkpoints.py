@@ -1,191 +1,288 @@
-"""Trained weights: found, whole, refused when changed, and as good as their manifest says."""
+"""Weights are what they hold: equal content has one digest and one file, written whole or not at all.
+
+Damaged and foreign files are refused by name.
+"""
+
 import json
-import shutil
+import math
+import multiprocessing
+import os
+import platform
+import random
 import subprocess
 import sys
-import zipfile
-from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
-import vaebm
-from vaebm import runs
-from vaebm.data import StackedDigits, coverage, gaussian_grid, load_images
-from vaebm.fast import fold
-from vaebm.likelihood import mean_log_likelihood
-from vaebm.metrics import along_chains, class_report, load_classifier
-from vaebm.model import VAEBM
-from vaebm.runs import FORMER_NAMES, CheckpointError, configure, load_checkpoint, message, publish, read_weights, save_checkpoint, write_record
-from vaebm.samplers import Kernel
-from vaebm.training import VAEBMConfig, build_vaebm
+from small import former_file
 
-ROOT = Path(__file__).parents[1]
-MANIFEST = json.loads((ROOT / 'data' / 'checkpoints' / 'manifest.json').read_text())
+from vaebm.checkpoints import CheckpointError, digest, load_checkpoint, replacing, save_checkpoint, write_atomic
+from vaebm.config import error_message
+from vaebm.distributed import load_rank_checkpoint, update_of
+from vaebm.released import load_released_energy, load_released_nvae, read_published
 
-
-@pytest.fixture
-def checkpoints(tmp_path, monkeypatch):
-    "A private copy of the weights that tests may damage."
-    shutil.copytree(ROOT / 'data' / 'checkpoints', tmp_path / 'checkpoints')
-    monkeypatch.setattr(runs, 'checkpoint_folder', lambda: tmp_path / 'checkpoints')
-    return tmp_path / 'checkpoints'
+STATE = {
+    'module': {'w': torch.arange(6.0).view(2, 3), 'b': torch.zeros(2, dtype=torch.float16)},
+    'optimizer': {'state': {0: {'step': torch.tensor(3.0)}}, 'lr': [0.1 + 0.2, 1e-300]},
+    'generator': torch.Generator().manual_seed(1).get_state(),
+    'done': 7,
+    'history': [{'step': 0, 'elbo': -1.5}],
+    'name': 'ä',
+    'none': None,
+    'empty': {},
+    'flag': True,
+}
 
 
-def test_pretrained_reaches_the_likelihood_of_its_manifest():
-    model = vaebm.load_pretrained('25_gaussians')
-    recorded = MANIFEST['25_gaussians']['metrics']['likelihood']
-    result = mean_log_likelihood(model, gaussian_grid(), n=20_000, n_iwae=500, k=1000, n_z=100_000, generator=torch.Generator().manual_seed(0))
-    assert abs(result['vaebm_minus_truth'] - recorded['vaebm_minus_truth']) < 4 * result['vaebm_se'] + .03  # .03: fewer posterior samples
-    assert result['vaebm_minus_truth'] > result['vae_minus_truth'] + .3
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
 
 
-def test_pretrained_samples_cover_all_modes():
-    x = vaebm.load_pretrained('25_gaussians').sample(5000, generator=torch.Generator().manual_seed(0))
-    assert x.shape == (5000, 2) and coverage(gaussian_grid(), x)['modes'] == 25
+def test_equal_states_are_one_file_and_one_digest(tmp_path):
+    known, file = digest(STATE), tmp_path / 'a.safetensors'
+    found = set()
+    for _ in range(20):
+        assert save_checkpoint(file, STATE) == known
+        found.add(file.read_bytes())
+        file.unlink()
+    assert len(found) == 1
+    save_checkpoint(file, STATE)
+    assert same(load_checkpoint(file, known), STATE)
+    assert digest(dict(reversed(STATE.items()))) == known, 'the order of keys is no content'
 
 
-def test_stacked_mnist_nvae_samples_and_reconstructs_as_its_manifest_says():
-    recorded, vae, classifier = MANIFEST['stacked_mnist_nvae']['metrics'], vaebm.load_pretrained('stacked_mnist_nvae'), load_classifier()
-    g = torch.Generator().manual_seed(0)
-    report = class_report(classifier, vae.sample(400, g))
-    assert abs(report['confidence'] - recorded['confidence']['samples']) < .02 and report['share_kl'] < recorded['share_kl']['samples'] + .03
-    x, y = StackedDigits(load_images('mnist', 'test', download=False)).draw(200, g)
-    with torch.no_grad(): classes = class_report(classifier, (vae.reconstruct(x, generator=g)[1].loc + 1) / 2)['classes']
-    accuracy = (classes == torch.stack([y // 100, y // 10 % 10, y % 10], 1)).float().mean().item()
-    assert accuracy > .96 and recorded['accuracy']['reconstructions'] >= .97 and recorded['modes']['modes'] == 1000
+W = torch.arange(4.0)
+TREES = [
+    {'a/b': W},
+    {'a': {'b': W}},
+    {'a': [W]},
+    {'a': {0: W}},
+    {'a': {'0': W}},
+    {'a/b': W, 'a': {'b': W}},
+    {'a/b': W + 1, 'a': {'b': W}},
+    {'a/b': W, 'a': {'b': W + 1}},
+    {'a': W, 'b': W + 1},
+    {'a': W + 1, 'b': W},
+    {'a': W.view(2, 2)},
+    {'a': W},
+    {'a': W.view(torch.int32)},
+    {'a': W.double()},
+    {'a': W.bool()},
+    {'a': W[:2], 'b': W[2:]},
+    {'a': W[:3], 'b': W[3:]},
+    {'ab': W},
+    {'a': 1},
+    {'a': 1.0},
+    {'a': True},
+    {'a': '1'},
+    {'a': None},
+    {'a': []},
+    {'a': {}},
+    {'a': ''},
+    {'a': math.inf},
+    {'a': -0.0},
+    {'a': 0.0},
+    {'a': torch.tensor(-0.0)},
+    {'a': torch.tensor(0.0)},
+    {'a': torch.empty(0)},
+    {'a': torch.empty(0, 1)},
+    {},
+    [],
+    W,
+    'a',
+]
 
 
-@pytest.mark.parametrize('name', ['stacked_mnist_ratio', 'stacked_mnist_ratio_short', 'stacked_mnist_ratio_x10'])
-def test_stacked_mnist_chains_end_where_its_manifest_says(name):
-    entry, model, classifier = MANIFEST[name], vaebm.load_pretrained(name), load_classifier()
-    recorded = {row: r['modes'] for row, r in entry['metrics']['samples'].items()}
-    assert recorded['VAEBM']['modes'] == 1000 and recorded['VAEBM']['kl'] < recorded['VAE']['kl']
-    torch.set_num_threads(1)   # other tests run beside this one
-    path = along_chains(model, 64, (0, model.n_steps), generator=torch.Generator().manual_seed(0))
-    for k, station in path.items():
-        energies = [part[str(k)]['energy'] for part in entry['metrics']['lengths']]
-        assert abs(station.energy.mean() - sum(energies) / len(energies)) < 4 * station.energy.std() / 8, k
-    confidence = [class_report(classifier, station.images[:])['confidence'] for station in path.values()]
-    assert confidence[1] > confidence[0]
-    assert model.sample(2, torch.Generator().manual_seed(0)).shape == (2, 3, 32, 32)
+def test_other_content_has_another_digest_and_comes_back_as_it_was(tmp_path):
+    assert len({digest(tree) for tree in TREES}) == len(TREES)
+    for k, tree in enumerate(TREES):
+        known = save_checkpoint(tmp_path / f'{k}.safetensors', tree)
+        assert same(load_checkpoint(tmp_path / f'{k}.safetensors', known), tree), tree
 
 
-def test_cifar10_chains_end_where_its_manifest_says():
-    entry, model = MANIFEST['cifar10_ratio_x30'], vaebm.load_pretrained('cifar10_ratio_x30')
-    torch.set_num_threads(1)   # other tests run beside this one
-    path = along_chains(model, 48, (0, model.n_steps), generator=torch.Generator().manual_seed(0))
-    for k, name in ((0, 'VAE'), (model.n_steps, 'VAEBM')):
-        e = path[k].energy
-        assert abs(e.mean() - entry['metrics']['energies'][name]) < 4 * e.std() / 48 ** .5, name
-    assert entry['metrics']['samples']['VAEBM, means']['frechet'] < entry['metrics']['samples']['means']['frechet']
+@pytest.mark.parametrize(
+    'node',
+    [{('a', 'b'): 1}, {b'a': 1}, {'a': b'1'}, {'a': {1, 2}}, {'a': object()}],
+    ids=['tuple key', 'bytes key', 'bytes', 'set', 'object'],
+)
+def test_what_a_checkpoint_cannot_hold_is_refused_before_anything_is_written(tmp_path, node):
+    with pytest.raises(TypeError, match='checkpoint'):
+        save_checkpoint(tmp_path / 'a.safetensors', node)
+    assert not list(tmp_path.iterdir())
 
 
-def test_an_energy_is_published_apart_from_its_vae_and_loaded_with_it(checkpoints, tmp_path):
-    vae = vaebm.load_pretrained('nvae_digits')
-    config = configure(VAEBMConfig(nvae=vae.config), {'energy': {'width': 4, 'blocks': 'd1'}, 'stage2': {'kernel': 'independence', 'kernel_options': {'n_proposals': 2}}, 'sample_steps': 3})
-    model = build_vaebm(config, vae, torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
-    save_checkpoint(tmp_path / 'weights.safetensors', model.energy.state_dict())
-    write_record(tmp_path, 'digits', {'tier': 'cpu'}, 'energy', config, {}, vae={'name': 'nvae_digits', 'digest': MANIFEST['nvae_digits']['digest']})
-    publish(tmp_path, 'digits', checkpoints)
-    loaded, g = vaebm.load_pretrained('digits'), lambda: torch.Generator().manual_seed(1)
-    assert torch.equal(loaded.sample(2, g()), model.sample(2, g())) and not any(p.requires_grad for p in loaded.parameters())
-    manifest = json.loads((checkpoints / 'manifest.json').read_text())
-    manifest['digits']['vae']['digest'] = '0'
-    (checkpoints / 'manifest.json').write_text(json.dumps(manifest))
-    assert 'belongs to nvae_digits of digest 0' in message(CheckpointError, vaebm.load_pretrained, 'digits')
+def test_files_of_the_first_version_are_read(tmp_path):
+    file = tmp_path / 'former.safetensors'
+    former_file(file, STATE)
+    assert same(load_checkpoint(file, digest(STATE)), STATE) and update_of(file) == 7
+    data = file.read_bytes()
+    for k in range(len(data) - 40, len(data)):
+        file.write_bytes(data[:k] + bytes([data[k] ^ 4]) + data[k + 1 :])
+        assert error_message(CheckpointError, load_checkpoint, file).startswith(str(file))
 
 
-@pytest.mark.parametrize('damage', ['truncate', 'flip'])
-def test_damaged_weights_are_refused(checkpoints, damage):
-    path = checkpoints / MANIFEST['25_gaussians']['file']
-    data = path.read_bytes()
-    path.write_bytes(data[:-100] if damage == 'truncate' else data[:-1] + bytes([data[-1] ^ 1]))
-    text = message(CheckpointError, vaebm.load_pretrained, '25_gaussians')
-    assert text.startswith(str(path)) and ('is truncated' if damage == 'truncate' else 'was changed') in text
+@pytest.mark.parametrize('write', [save_checkpoint, former_file])
+def test_no_damaged_file_is_taken_for_another_state(tmp_path, write):
+    "A byte changed, bytes lost at the end or in the middle, bytes added, at 400 places."
+    file = tmp_path / 'a.safetensors'
+    whole = tmp_path / 'whole.safetensors'
+    chance = random.Random(0)
+    write(whole, STATE)
+    data, refused = whole.read_bytes(), 0
+    for _ in range(400):
+        k, how = chance.randrange(len(data)), chance.choice(['change', 'cut', 'lose', 'add'])
+        file.write_bytes(
+            {
+                'change': data[:k] + bytes([data[k] ^ 1 << chance.randrange(8)]) + data[k + 1 :],
+                'cut': data[:k],
+                'lose': data[:k] + data[k + 3 :],
+                'add': data[:k] + b'\0' + data[k:],
+            }[how]
+        )
+        for read in (load_checkpoint, update_of):
+            try:
+                found = read(file)
+            except CheckpointError as error:
+                assert str(error).startswith(str(file))
+                refused += read is load_checkpoint
+            else:
+                assert read is update_of or digest(found) == digest(
+                    STATE
+                )  # a blank in the header is no content
+    assert refused > 390
 
 
-def test_all_names_that_are_offered_load_whatever_was_imported():
-    code = """
-import sys, vaebm
-try: vaebm.load_pretrained('cifar100')
-except ValueError as error: text = str(error)
-names = text.split('one of ')[1].split(', got')[0].split(', ')
-assert names == list(vaebm.list_pretrained()), text
-assert 'vaebm.baselines' not in sys.modules
-print(*[f'{name}={type(vaebm.load_pretrained(name)).__name__}' for name in names])
-"""
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    loaded = dict(pair.split('=') for pair in done.stdout.split())
-    assert done.returncode == 0, done.stderr
-    assert (loaded['25_gaussians'], loaded['nvae_digits'], loaded['cifar10_ratio_x30'], loaded['pairs_vae']) == ('VAEBM', 'NVAE', 'VAEBM', 'PairVAE')
-    assert loaded.keys() == {name for name, entry in MANIFEST.items() if entry.get('model') not in ('classifier', 'statistics')}
+def foreign(folder):
+    "Files that are no checkpoint of ours, by what is wrong with them."
+    safetensors.torch.save_file({'a': torch.zeros(1)}, folder / 'bare.safetensors')
+    safetensors.torch.save_file({'a': torch.zeros(1)}, folder / 'other.safetensors', {'format': 'pt'})
+    for name, tree in {
+        'number': 3,
+        'list': {'list': [1]},
+        'no tensor': {'dict': [['done', {'tensor': 'b'}]]},
+        'no tree': {'dict': 5},
+        'two kinds': {'dict': [], 'list': []},
+        'key': {'dict': [[[1], 2]]},
+        'words': {'dict': [['done', 'seven']]},
+    }.items():
+        safetensors.torch.save_file(
+            {'a': torch.zeros(1)},
+            folder / f'{name}.safetensors',
+            {'checkpoint': json.dumps({'digest': '0', 'tree': tree})},
+        )
+    for name, data in {
+        'empty': b'',
+        'text': b'hello world',
+        'huge': b'\xff' * 8 + b'{}',
+        'zip': b'PK\x03\x04' + bytes(40),
+        'pickle': b'\x80\x04K\x01.',
+        'binary': bytes(range(256)),
+    }.items():
+        (folder / f'{name}.safetensors').write_bytes(data)
+    (folder / 'folder.safetensors').mkdir()
+    return sorted(folder.iterdir())
 
 
-@pytest.mark.parametrize('name', ['25_gaussians', 'stacked_mnist_ratio_x10'])
-def test_a_model_goes_into_one_file_and_comes_back(tmp_path, name):
-    model = vaebm.load_pretrained(name)
-    model.save(tmp_path / 'mine.safetensors')
-    for again in (VAEBM.load(tmp_path / 'mine.safetensors'), vaebm.load_pretrained(tmp_path / 'mine.safetensors')):
-        assert torch.equal(again.sample(2, torch.Generator().manual_seed(0)), model.sample(2, torch.Generator().manual_seed(0)))
-        assert again.n_steps == model.n_steps and again.kernel.made == model.kernel.made and not again.training
+@pytest.mark.parametrize(
+    'read',
+    [
+        load_checkpoint,
+        update_of,
+        load_rank_checkpoint,
+        read_published,
+        load_released_nvae,
+        lambda path: load_released_energy(path, 'cifar10'),
+    ],
+    ids=['load_checkpoint', 'update_of', 'load_rank_checkpoint', 'read_published', 'NVAE', 'EnergyResNet'],
+)
+def test_foreign_files_are_refused_with_their_path_by_every_reader(tmp_path, read):
+    for path in foreign(tmp_path):
+        assert str(path) in error_message(CheckpointError, read, path), path
 
 
-def test_what_cannot_be_saved_or_loaded_says_so(tmp_path):
-    model = vaebm.load_pretrained('stacked_mnist_ratio_x10')
-    assert message(ValueError, VAEBM(model.vae, torch.nn.Flatten(0)).save, tmp_path / 'a').startswith('energy must be one of MLPVAE')
-    assert message(ValueError, fold(model).save, tmp_path / 'a').startswith('vae must be whole to be saved')
-    assert message(ValueError, VAEBM(model.vae, model.energy, Kernel(model.kernel.init, model.kernel.step)).save, tmp_path / 'a').startswith('kernel must be one of `vaebm.samplers`')
-    save_checkpoint(tmp_path / 'other.safetensors', {'w': torch.ones(2)})
-    assert message(CheckpointError, VAEBM.load, tmp_path / 'other.safetensors') == f"{tmp_path / 'other.safetensors'} must be a file that `VAEBM.save` wrote"
-    model.save(tmp_path / 'mine.safetensors')
-    foreign = load_checkpoint(tmp_path / 'mine.safetensors')
-    foreign['vaebm']['energy']['class'] = 'Popen'
-    save_checkpoint(tmp_path / 'foreign.safetensors', foreign)
-    assert 'holds no model of this library' in message(CheckpointError, VAEBM.load, tmp_path / 'foreign.safetensors')
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['foreign.safetensors', 'mine.safetensors', 'other.safetensors']
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path):
+    "Two write it 100 times each; a reader sees a whole file of either, always."
+    path, fork = tmp_path / 'a.safetensors', multiprocessing.get_context('fork')
+    save_checkpoint(path, {'a': torch.zeros(20_000)})
+
+    def write(value):
+        for _ in range(100):
+            save_checkpoint(path, {'a': torch.full((20_000,), value)})
+
+    writers = [fork.Process(target=write, args=(float(k),)) for k in (1, 2)]
+    for p in writers:
+        p.start()
+    seen = set()
+    while any(p.is_alive() for p in writers):
+        seen.add(load_checkpoint(path)['a'].unique().item())
+    assert (
+        [p.exitcode for p in writers] == [0, 0]
+        and seen <= {0.0, 1.0, 2.0}
+        and load_checkpoint(path)['a'][0] > 0
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ['a.safetensors']
 
 
-def test_a_run_folder_is_loaded_with_its_own_vae(tmp_path):
-    vae = vaebm.load_pretrained('nvae_digits')
-    config = configure(VAEBMConfig(nvae=vae.config), {'energy': {'width': 4, 'blocks': 'd1'}, 'sample_steps': 3, 'pixel_noise': False})
-    with torch.no_grad(): vae.top += .1   # the run's own, not the published one
-    model = build_vaebm(config, vae, torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
-    (tmp_path / 'vae').mkdir()
-    save_checkpoint(tmp_path / 'vae' / 'weights.safetensors', vae.state_dict())
-    save_checkpoint(tmp_path / 'weights.safetensors', model.energy.state_dict())
-    write_record(tmp_path, 'digits', {}, 'energy', config, {}, vae={'name': 'digits_nvae', 'digest': '0'})
-    assert torch.equal(vaebm.load_pretrained(tmp_path).sample(2, torch.Generator().manual_seed(1)), model.sample(2, torch.Generator().manual_seed(1)))
-    (tmp_path / 'metrics.json').unlink()
-    assert message(ValueError, vaebm.load_pretrained, tmp_path).startswith('source must be the folder of a finished run')
+def test_a_writer_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    write_atomic(tmp_path / 'a', b'old')
+    with pytest.raises(OSError, match='no space'), replacing(tmp_path / 'a') as aside:
+        aside.write_bytes(b'half')
+        raise OSError('no space left')
+
+    def full(descriptor):
+        raise OSError('no space left')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'fsync', full)
+        assert error_message(OSError, write_atomic, tmp_path / 'a', b'new') == 'no space left'
+        assert (
+            error_message(OSError, save_checkpoint, tmp_path / 'b.safetensors', {'w': torch.ones(1)})
+            == 'no space left'
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ['a'] and (tmp_path / 'a').read_bytes() == b'old'
 
 
-def test_files_stay_small():
-    files = list((ROOT / 'data' / 'checkpoints').glob('*.safetensors'))
-    assert {p.name for p in files} == {entry['file'] for entry in MANIFEST.values()}
-    assert all(p.stat().st_size < 12e6 for p in files) and sum(p.stat().st_size for p in files) < 60e6
+def test_what_a_killed_writer_left_is_removed_and_what_another_writes_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    here = platform.node()
+    names = {
+        'dead': f'a.{here}-{dead.pid}-0.tmp',
+        'alive': f'a.{here}-{os.getppid()}-0.tmp',
+        'elsewhere': f'a.another-host-{dead.pid}-0.tmp',
+        'other file': f'ab.{here}-{dead.pid}-0.tmp',
+    }
+    for name in names.values():
+        (tmp_path / name).touch()
+    write_atomic(tmp_path / 'a', b'new')
+    assert {p.name for p in tmp_path.iterdir()} == {
+        'a',
+        names['alive'],
+        names['elsewhere'],
+        names['other file'],
+    }
 
 
-@pytest.mark.slow
-def test_wheel_carries_the_weights_and_the_image_set(tmp_path):
-    copy = tmp_path / 'source'
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns('.venv', '.git', 'runs', 'build', '*.egg-info'))
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', str(tmp_path), str(copy)], check=True)
-    wheel, = tmp_path.glob('*.whl')
-    zipfile.ZipFile(wheel).extractall(tmp_path / 'site')
-    assert (tmp_path / 'site' / 'vaebm' / 'sets' / 'README.md').exists()
-    code = """
-import vaebm
-from vaebm.data import load_images
-print(vaebm.__file__)
-print(vaebm.load_pretrained('25_gaussians').vae.layout.size)
-print(len(load_images('fashion_mnist', 'test', download=False)))
-"""
-    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env={'PYTHONPATH': str(tmp_path / 'site'), 'PATH': ''}, capture_output=True, text=True)
-    assert str(tmp_path / 'site') in done.stdout and done.stdout.split()[-2:] == ['22', '2000'], done.stderr
+def test_files_keep_the_rights_that_the_user_gives(tmp_path):
+    (tmp_path / 'plain').write_bytes(b'')
+    write_atomic(tmp_path / 'a', b'new')
+    assert (tmp_path / 'a').stat().st_mode == (tmp_path / 'plain').stat().st_mode
 
 
-@pytest.mark.parametrize('former, name', FORMER_NAMES.items())
-def test_weights_are_found_by_their_former_names(former, name):
-    assert former not in MANIFEST and read_weights(former)[0] == MANIFEST[name]
-    assert vaebm.load_pretrained(former).n_steps == vaebm.load_pretrained(name).n_steps
+def test_what_is_there_already_is_not_written_again(tmp_path):
+    for data in (b'', b'new', bytes(3 * 2**20)):
+        write_atomic(tmp_path / 'a', data)
+        before = (tmp_path / 'a').stat()
+        write_atomic(tmp_path / 'a', data)
+        after = (tmp_path / 'a').stat()
+        assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    write_atomic(tmp_path / 'a', bytes(3 * 2**20 - 1) + b'1')
+    assert (tmp_path / 'a').read_bytes()[-1:] == b'1'

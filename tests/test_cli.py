@@ -1,4 +1,7 @@
-"""The command line: what it refuses, what it leaves behind, how it ends, and which interpreter it starts."""
+"""The command line: what it refuses, what it leaves behind, how it ends, and which interpreter it
+starts.
+"""
+
 import io
 import json
 import os
@@ -14,11 +17,13 @@ from fork import finish, start
 
 import vaebm
 from vaebm.cli import main, read_notebook, read_parameters, read_values, split_values
-from vaebm.data import data_folder
-from vaebm.runs import repository
+from vaebm.images import data_folder
+from vaebm.checkpoints import repository
 
 ROOT = Path(__file__).parents[1]
-EXPERIMENTS = sorted((ROOT / 'nbs' / 'experiments').glob('*.ipynb'))
+EXPERIMENTS = [
+    p for folder in ('experiments', 'benchmarks') for p in sorted((ROOT / 'nbs' / folder).glob('*.ipynb'))
+]
 COMMAND = 'from vaebm.cli import main; main()'
 PARAMETERS = "tier = 'cpu'   # 'smoke' or 'cpu'\nseed = 0\nrate = 1.\nfast = False\nrun_dir = ''\nstage1 = {}"
 OPENING = """from pathlib import Path
@@ -28,38 +33,51 @@ Path(run_dir).mkdir(parents=True, exist_ok=True)"""
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    "Write an experiment whose last cell is the given one; the working directory is an empty folder beside it."
+    """Write an experiment whose last cell is the given one.
+
+    The working directory is an empty folder beside it.
+    """
     (tmp_path / 'here').mkdir()
     monkeypatch.chdir(tmp_path / 'here')
+
     def write(work="print('at work')"):
         cells = [nbformat.v4.new_code_cell(source) for source in ('# imports', PARAMETERS, OPENING, work)]
         cells[1].metadata['tags'] = ['parameters']
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / 'toy.ipynb')
         return str(tmp_path / 'toy.ipynb')
+
     return write
 
 
 @pytest.fixture
 def command(capsys):
     "Exit code, output and errors of a command in this process."
+
     def run(*words):
         capsys.readouterr()
-        try: main(list(words))
-        except SystemExit as end: code = end.code
-        else: code = 0
+        try:
+            main(list(words))
+        except SystemExit as end:
+            code = end.code
+        else:
+            code = 0
         return code, *capsys.readouterr()
+
     return run
 
 
-WRONG = {   # words, with TOY for a good notebook: part of the answer
+WRONG = {  # words, with TOY for a good notebook: part of the answer
     'nothing': ([], 'name a notebook'),
     'no such file': (['nowhere.ipynb'], 'there is no notebook nowhere.ipynb'),
     'no notebook': (['text.ipynb'], 'text.ipynb cannot be read as a notebook'),
-    'no experiment': ([str(ROOT / 'nbs' / 'plot.ipynb')], 'is no experiment'),
+    'no experiment': ([str(ROOT / 'nbs' / 'tools' / 'plot.ipynb')], 'is no experiment'),
     'an option': (['TOY', '--tier', 'smoke'], 'there is no option --tier; fields are given as name=value'),
     'a name': (['TOY', 'teir=smoke'], "unknown parameter 'teir'; allowed: tier, seed, rate"),
     'no value': (['TOY', 'smoke'], "name=value, got 'smoke'"),
-    'a number as folder': (['TOY', 'run_dir=123'], "run_dir must be a text, in double quotes if it could be a number"),
+    'a number as folder': (
+        ['TOY', 'run_dir=123'],
+        "run_dir must be a text, in double quotes if it could be a number",
+    ),
     'a file as folder': (['TOY', 'run_dir=text.ipynb'], 'which is a file'),
     'no whole number': (['TOY', 'seed=one'], 'seed must be a whole number'),
     'a truth as number': (['TOY', 'seed=true'], 'seed must be a whole number'),
@@ -83,14 +101,34 @@ def test_a_mistake_is_answered_by_one_line_and_leaves_nothing(toy, command, word
 
 
 def test_values_have_the_types_of_their_defaults():
-    defaults = {'tier': 'cpu', 'seed': 0, 'rate': 1., 'fast': False, 'stage1': {}, 'sizes': []}
-    pairs = ['tier=two words', 'seed=-3', 'rate=2', 'fast=true', 'stage1={"a": [1, null]}', 'sizes=[1]', 'seed=4']
-    wanted = {'tier': 'two words', 'seed': 4, 'rate': 2., 'fast': True, 'stage1': {'a': [1, None]}, 'sizes': [1]}
+    defaults = {'tier': 'cpu', 'seed': 0, 'rate': 1.0, 'fast': False, 'stage1': {}, 'sizes': []}
+    pairs = [
+        'tier=two words',
+        'seed=-3',
+        'rate=2',
+        'fast=true',
+        'stage1={"a": [1, null]}',
+        'sizes=[1]',
+        'seed=4',
+    ]
+    wanted = {
+        'tier': 'two words',
+        'seed': 4,
+        'rate': 2.0,
+        'fast': True,
+        'stage1': {'a': [1, None]},
+        'sizes': [1],
+    }
     found = read_values(pairs, defaults)
     assert found == wanted and type(found['rate']) is float
-    assert read_values(['tier="12"'], defaults) == {'tier': '12'} and read_values(['tier='], defaults) == {'tier': ''}
+    assert read_values(['tier="12"'], defaults) == {'tier': '12'} and read_values(['tier='], defaults) == {
+        'tier': ''
+    }
     text = 'tier=two words  stage1={"a": 1, "b": "c d"} seed=1'
-    assert split_values(text) == ['tier=two words', 'stage1={"a": 1, "b": "c d"}', 'seed=1'] and split_values(' ') == []
+    assert (
+        split_values(text) == ['tier=two words', 'stage1={"a": 1, "b": "c d"}', 'seed=1']
+        and split_values(' ') == []
+    )
 
 
 def test_a_refused_run_leaves_the_finished_one_as_it_was(toy, command):
@@ -104,7 +142,7 @@ def test_a_refused_run_leaves_the_finished_one_as_it_was(toy, command):
     assert Path('run/notebook.ipynb').read_text() == stored
     assert command(notebook, 'tier=huge')[0] == 2 and os.listdir() == ['run']
     late = "class RunFolderError(ValueError): pass\nraise RunFolderError('other data')"
-    for folder, left in (('run', ['notebook.ipynb']), ('new', [])):   # found out later, when the data is there
+    for folder, left in (('run', ['notebook.ipynb']), ('new', [])):  # found out later, when the data is there
         assert command(toy(late), f'run_dir={folder}') == (2, '', 'error: other data\n')
         assert os.listdir(folder) == left
     assert Path('run/notebook.ipynb').read_text() == stored
@@ -114,7 +152,12 @@ def test_the_folder_is_named_by_tier_and_seed_or_by_hand(toy, command, monkeypat
     notebook, given = toy(), []
     monkeypatch.setattr('vaebm.cli.execute', lambda notebook, values, out: given.append((values, out)))
     monkeypatch.setenv('HOME', str(tmp_path))
-    for words in ([], ['seed=3', 'tier=smoke'], ['run_dir=~/x y'], ['run_dir=x', '--args', 'seed=1 stage1={"n": 5}']):
+    for words in (
+        [],
+        ['seed=3', 'tier=smoke'],
+        ['run_dir=~/x y'],
+        ['run_dir=x', '--args', 'seed=1 stage1={"n": 5}'],
+    ):
         assert command(notebook, *words)[0] == 0
     here = Path.cwd()
     folders = [here / 'runs' / 'toy-cpu-0', here / 'runs' / 'toy-smoke-3', tmp_path / 'x y', here / 'x']
@@ -143,7 +186,11 @@ def test_help_list_and_version(toy, command, monkeypatch):
     assert code == 0 and shown == ['tier=cpu', 'seed=0', 'rate=1.0', 'fast=false', 'run_dir=', 'stage1={}']
     assert "  tier=cpu    'smoke' or 'cpu'\n" in out
     code, out, _ = command('--list')
-    assert code == 0 and len(out.splitlines()) == 2 * len(EXPERIMENTS) and 'Both stages on the 25-Gaussians set' in out
+    assert (
+        code == 0
+        and len(out.splitlines()) == 2 * len(EXPERIMENTS)
+        and 'Both stages on the 25-Gaussians set' in out
+    )
     listed = [Path(line).resolve() for line in out.splitlines()[::2]]
     assert listed == EXPERIMENTS
     version = re.search('^version = (.*)$', (ROOT / 'settings.ini').read_text(), re.M)[1]
@@ -158,11 +205,14 @@ def test_a_stream_of_ascii_gets_question_marks(toy, monkeypatch):
 
 
 def test_exit_code_is_that_of_the_run(toy, command):
-    end = "import json\n(Path(run_dir) / 'metrics.json').write_text(json.dumps({'status': STATUS}))"
+    end = "import json\n(Path(run_dir) / 'metrics.json').write_text(json.dumps(RECORD))"
     stopped = 'stopped: energy gap 12 exceeds 10 at update 7'
-    for status, ended in (('finished', (0, '')), (stopped, (1, f'error: {stopped}\n'))):
-        assert command(toy(end.replace('STATUS', repr(status))), 'run_dir=x')[::2] == ended
-    paused = "class Paused(Exception): pass\nraise Paused('paused at update 3; go on with\\nvaebm-run toy.ipynb')"
+    for outcome, status, ended in (('finished', 'finished', (0, '')), ('stopped', stopped, (1, f'error: {stopped}\n'))):
+        record = {'outcome': outcome, 'status': status}
+        assert command(toy(end.replace('RECORD', repr(record))), 'run_dir=x')[::2] == ended
+    paused = (
+        "class Paused(Exception): pass\nraise Paused('paused at update 3; go on with\\nvaebm-run toy.ipynb')"
+    )
     assert command(toy(paused), 'run_dir=y') == (0, 'paused at update 3; go on with\nvaebm-run toy.ipynb\n', '')
     diverged = "class Stopped(Exception): pass\nraise Stopped('stage 1 stopped: not finite')"
     assert command(toy(diverged), 'run_dir=y') == (1, '', 'error: stage 1 stopped: not finite\n')
@@ -174,34 +224,44 @@ def test_exit_code_is_that_of_the_run(toy, command):
 def test_a_killed_kernel_ends_in_one_line(toy, command):
     code, out, err = command(toy('import os\nos.kill(os.getpid(), 9)'), 'run_dir=x y', 'seed=2')
     assert (code, out) == (1, '') and err.count('\n') == 1
-    assert err.startswith('error: the system killed the kernel: memory probably ran out; resume with: vaebm-run ')
+    assert err.startswith(
+        'error: the system killed the kernel: memory probably ran out; resume with: vaebm-run '
+    )
     assert err.endswith("'run_dir=x y' seed=2\n")
 
 
 def alive(pid):
-    try: return Path(f'/proc/{pid}/stat').read_text().split()[2] != 'Z'
-    except FileNotFoundError: return False
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().split()[2] != 'Z'
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='needs /proc')
 def test_ctrl_c_ends_in_one_line_and_takes_the_kernel_along(toy, tmp_path):
     log, pid = tmp_path / 'log', tmp_path / 'pid'
-    work = f"import os, time\nPath({str(pid)!r}).write_text(str(os.getpid()))\nprint('at work')\ntime.sleep(300)"
+    work = (
+        f"import os, time\nPath({str(pid)!r}).write_text(str(os.getpid()))\nprint('at work')\ntime.sleep(300)"
+    )
     process = start(COMMAND, toy(work), f'run_dir={tmp_path}/x', log=log)
-    while not log.exists() or 'at work' not in log.read_text(): time.sleep(.1)
+    while not log.exists() or 'at work' not in log.read_text():
+        time.sleep(0.1)
     os.kill(process.pid, signal.SIGINT)
     assert finish(process, 100) == 130
     resume = f'vaebm-run {tmp_path}/toy.ipynb run_dir={tmp_path}/x'
     assert log.read_text().splitlines() == ['at work', f'interrupted; resume with: {resume}']
     for _ in range(100):
-        if not alive(pid.read_text()): break
-        time.sleep(.1)
+        if not alive(pid.read_text()):
+            break
+        time.sleep(0.1)
     assert not alive(pid.read_text())
 
 
 @pytest.mark.parametrize('path', EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_experiment_has_the_form_that_the_command_expects(path):
-    "Fields with literal defaults, which begin a new set, and a cell after them that reads them and trains nothing."
+    """Fields with literal defaults, which begin a new set, and a cell after them that reads them
+    and trains nothing.
+    """
     notebook = read_notebook(path)
     assert {'tier', 'run_dir'} <= read_parameters(notebook).keys()
     cells = [c for c in notebook.cells if c.cell_type == 'code']
@@ -211,22 +271,34 @@ def test_every_experiment_has_the_form_that_the_command_expects(path):
     assert 'fit(' not in opening and 'sweep(' not in opening
 
 
-RERUN = [('25_gaussians', 'stage1'), ('stacked_mnist', 'stage1'), ('ablation', 'stage2'), ('cifar10_paper', 'stage1')]
+RERUN = [
+    ('25_gaussians', 'stage1'),
+    ('stacked_mnist', 'stage1'),
+    ('ablation', 'stage2'),
+    ('celeba64', 'stage1'),
+    ('cifar10', 'stage2'),
+]
 
 
 @pytest.mark.parametrize('name, field', RERUN)
 def test_parameters_can_be_changed_and_run_again(name, field, tmp_path, monkeypatch):
-    "As a reader does it in Jupyter: the cell of the parameters with another seed, and then the cell after it."
+    """As a reader does it in Jupyter: the cell of the parameters with another seed, and then the
+    cell after it.
+    """
     monkeypatch.chdir(tmp_path)
     notebook = read_notebook(ROOT / 'nbs' / 'experiments' / f'{name}.ipynb')
     cells = [c for c in notebook.cells if c.cell_type == 'code']
     at = next(i for i, c in enumerate(cells) if 'parameters' in c.metadata.tags)
     names = {}
+
     def run(*sources):
-        for source in sources: exec(source, names)
+        for source in sources:
+            exec(source, names)
+
     def change(seed, key=field):
         smoke = cells[at].source.replace("tier = 'cpu'", "tier = 'smoke'").replace('seed = 0', f'seed = {seed}')
         return smoke.replace(f'\n{field} = ' + '{}', f'\n{key} = ' + '{"n_steps": 3}')
+
     run(*(c.source for c in cells[:at]), change(0), cells[at + 1].source)
     names['later'] = 'made by the run'
     for k in (1, 2):
@@ -251,9 +323,11 @@ def test_files_of_the_repository_are_found_whatever_the_working_directory(tmp_pa
     assert repository() == tmp_path / 'clone' and data_folder() == tmp_path / 'clone' / 'data' / 'downloads'
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(vaebm, '__file__', str(tmp_path / 'site-packages' / 'vaebm' / '__init__.py'))
-    with pytest.raises(FileNotFoundError, match='neither .* nor the package is in a clone'): repository()
+    with pytest.raises(FileNotFoundError, match='neither .* nor the package is in a clone'):
+        repository()
     assert data_folder() == tmp_path / 'home' / '.cache' / 'vaebm'
     monkeypatch.setenv('VAEBM_DATA', '~/sets')
     assert data_folder() == tmp_path / 'home' / 'sets'
-    with pytest.raises(SystemExit) as end: main(['--list'])
+    with pytest.raises(SystemExit) as end:
+        main(['--list'])
     assert end.value.code == 2

@@ -1,4 +1,7 @@
-"""Explorers: what they compute, what their controls do without a browser, and what is stored of them."""
+"""Explorers: what they compute, what their controls do without a browser, and what is stored of
+them.
+"""
+
 import base64
 import json
 import random
@@ -15,42 +18,63 @@ import torch
 from PIL import Image
 
 from vaebm import explore
-from vaebm.explore import AlongChain, Canvas, ChainByHand, Chains, Explorer, Interpolation, Picture, Playground, Traversal, TwoSpaces, as_png, chains_in, read_upload, redraw_times, slerp
-from vaebm.metrics import along_chains
+from vaebm.explore import (
+    AlongChain,
+    Canvas,
+    ChainByHand,
+    Chains,
+    Explorer,
+    Interpolation,
+    Picture,
+    Playground,
+    Traversal,
+    TwoSpaces,
+    as_png,
+    chains_in,
+    read_upload,
+    redraw_times,
+    slerp,
+)
+from vaebm.stage_two import along_chains
 from vaebm.plot import axes
-from vaebm.runs import message
+from vaebm.config import error_message
 from vaebm.samplers import pcn_langevin
-from vaebm.training import load_pretrained
+from vaebm.pretrained import load_pretrained
 
 ROOT = Path(__file__).parents[1]
-VIEW, = widgets.HTML()._repr_mimebundle_().keys() - {'text/plain'}   # the type of a reference to a widget
+(VIEW,) = widgets.HTML()._repr_mimebundle_().keys() - {'text/plain'}  # the type of a reference to a widget
 KINDS = [ChainByHand, TwoSpaces, Traversal, AlongChain, Interpolation, Playground]
 
 
 @pytest.fixture(scope='module')
 def explorers():
     made = {kind: Explorer(kind()) for kind in KINDS}
-    made[TwoSpaces].controls['step'].value = 30        # at step 0 the chains are the same in both spaces
-    made[Interpolation].controls['second'].value = 5   # two apart from the first in any move below
+    made[TwoSpaces].controls['step'].value = 30  # at step 0 the chains are the same in both spaces
+    made[Interpolation].controls['second'].value = 5  # two apart from the first in any move below
     return made
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
-def explorer(request, explorers): return explorers[request.param]
+def explorer(request, explorers):
+    return explorers[request.param]
 
 
-def picture_of(png): return Image.open(BytesIO(png))
+def picture_of(png):
+    return Image.open(BytesIO(png))
 
 
 def test_every_control_has_a_label_and_changes_the_picture(explorer):
     start = explorer.values()
     for name, control in explorer.controls.items():
         assert control.description
-        if isinstance(control, widgets.FileUpload): continue
-        png, text, index = explorer.png, explorer.text, control.index
+        if isinstance(control, widgets.FileUpload):
+            continue
+        png = explorer.png
+        text = explorer.text
+        index = control.index
         control.index = (index + 1) % len(control.options)
         assert explorer.text != text, name
-        assert explorer.png != png or name in ('sampler', 'step_size'), name   # these show at the next step
+        assert explorer.png != png or name in ('sampler', 'step_size'), name  # these show at the next step
         control.index = index
     assert explorer.values() == start
 
@@ -66,10 +90,18 @@ def test_a_picture_depends_on_its_controls_alone(explorer):
 def test_picture_is_named_in_words_and_has_its_size(explorer):
     explorer.redraw()
     width, height = picture_of(explorer.png).size
-    assert f'width="{width}" height="{height}"' in explorer.image.value and 'alt="' in explorer.image.value and base64.b64encode(explorer.png).decode() in explorer.image.value
+    assert (
+        f'width="{width}" height="{height}"' in explorer.image.value
+        and 'alt="' in explorer.image.value
+        and base64.b64encode(explorer.png).decode() in explorer.image.value
+    )
     assert explorer.text.endswith('.') and width <= 900 and height <= 640
     bundle = explorer._repr_mimebundle_()
-    assert bundle['text/plain'] == explorer.text and base64.b64decode(bundle['image/png']) == explorer.png and VIEW in bundle
+    assert (
+        bundle['text/plain'] == explorer.text
+        and base64.b64decode(bundle['image/png']) == explorer.png
+        and VIEW in bundle
+    )
 
 
 def test_stepping_moves_the_chains_and_reset_brings_them_back():
@@ -90,17 +122,22 @@ def test_stepping_moves_the_chains_and_reset_brings_them_back():
 @pytest.mark.parametrize('sampler', explore.SAMPLERS)
 def test_every_sampler_finds_the_density_at_every_temperature(sampler):
     chain = ChainByHand(n=1000)
-    for temperature in (.5, 2.):
-        values = {'energy': 'two wells', 'sampler': sampler, 'step_size': .1, 'temperature': temperature}
+    for temperature in (0.5, 2.0):
+        values = {'energy': 'two wells', 'sampler': sampler, 'step_size': 0.1, 'temperature': temperature}
         chain.reset(**values)
-        chain.chains.eps[500:, 0] = 2.   # half of them in each well, as the density has it
+        chain.chains.eps[500:, 0] = 2.0  # half of them in each well, as the density has it
         chain.step(**values, n=150)
         chain.move(**values)
-        assert chain.distance < .09, (temperature, chain.distance)
+        assert chain.distance < 0.09, (temperature, chain.distance)
 
 
 def test_momentum_lives_as_long_as_the_settings():
-    chain, values = ChainByHand(), {'energy': 'two wells', 'sampler': 'underdamped', 'step_size': .1, 'temperature': 1.}
+    chain, values = ChainByHand(), {
+        'energy': 'two wells',
+        'sampler': 'underdamped',
+        'step_size': 0.1,
+        'temperature': 1.0,
+    }
     chain.step(**values)
     first = chain.chains.state.momentum
     other = ChainByHand()
@@ -112,8 +149,13 @@ def test_momentum_lives_as_long_as_the_settings():
 
 
 def test_exploded_chains_are_counted():
-    chain, values = ChainByHand(), {'energy': 'narrow valley', 'sampler': 'Langevin', 'step_size': 3., 'temperature': 1.}
-    for n in (5, 100):   # far away, then not finite
+    chain, values = ChainByHand(), {
+        'energy': 'narrow valley',
+        'sampler': 'Langevin',
+        'step_size': 3.0,
+        'temperature': 1.0,
+    }
+    for n in (5, 100):  # far away, then not finite
         chain.step(**values, n=n)
         assert '256 chains outside the figure' in chain.move(**values) and chain.distance == pytest.approx(1)
     assert not chain.chains.eps.isfinite().all() and len(chain.canvas.png())
@@ -121,43 +163,68 @@ def test_exploded_chains_are_counted():
 
 def test_both_spaces_hold_the_same_chains():
     for space in TwoSpaces.controls['chain_in']:
-        noise, data, accepted = chains_in(space, .3)
+        noise, data, accepted = chains_in(space, 0.3)
         assert noise.shape == data.shape == (61, 200, 2) and len(accepted) == 61
-        assert torch.allclose(explore.to_data(noise[40], .3), data[40], atol=1e-5)
+        assert torch.allclose(explore.to_data(noise[40], 0.3), data[40], atol=1e-5)
 
 
 def test_unknown_names_are_refused():
-    assert message(ValueError, chains_in, 'space', .3) == "space must be one of noise space, data space, got 'space'"
-    assert message(ValueError, Chains('ring', 1).step, 'NUTS', .1, 1.).startswith('sampler must be one of Langevin, MALA,')
-    assert message(ValueError, Chains, 'well', 1).startswith('energy must be one of two wells,')
+    assert (
+        error_message(ValueError, chains_in, 'space', 0.3)
+        == "space must be one of noise space, data space, got 'space'"
+    )
+    assert error_message(ValueError, Chains('ring', 1).step, 'NUTS', 0.1, 1.0).startswith(
+        'sampler must be one of Langevin, MALA,'
+    )
+    assert error_message(ValueError, Chains, 'well', 1).startswith('energy must be one of two wells,')
 
 
 def test_only_the_chosen_group_is_turned():
     t = Traversal('nvae_digits')
     x = t.images(3, 1, 1)
-    assert x.shape == (9, 3, 16, 16) and torch.equal(x[4], t.images(1, 1, 2)[4])   # the sample is the same in all groups and directions
-    assert not torch.equal(x[0], x[4]) and not torch.equal(x, t.images(3, 1, 2)) and 0 <= x.min() and x.max() <= 1
-    assert message(ValueError, Traversal, '25_gaussians').startswith("name must be that of an NVAE")
+    assert x.shape == (9, 3, 16, 16) and torch.equal(
+        x[4], t.images(1, 1, 2)[4]
+    )  # the sample is the same in all groups and directions
+    assert (
+        not torch.equal(x[0], x[4]) and not torch.equal(x, t.images(3, 1, 2)) and 0 <= x.min() and x.max() <= 1
+    )
+    assert error_message(ValueError, Traversal, '25_gaussians').startswith("name must be that of an NVAE")
 
 
 def test_chains_are_those_of_the_model(explorers):
     chains, model = explorers[AlongChain].picture, load_pretrained('fashion_mnist')
-    assert chains.x.shape == (13, 9, 1, 32, 32) and chains.energy.shape == (13, 9) and (chains.x[1:] != chains.x[0]).flatten(1).any(1).all()
-    assert torch.equal(chains.x[4], along_chains(model, 9, [4], pcn_langevin(.1), generator=torch.Generator().manual_seed(6))[4].images[:])
+    assert (
+        chains.x.shape == (13, 9, 1, 32, 32)
+        and chains.energy.shape == (13, 9)
+        and (chains.x[1:] != chains.x[0]).flatten(1).any(1).all()
+    )
+    assert torch.equal(
+        chains.x[4],
+        along_chains(model, 9, [4], pcn_langevin(0.1), generator=torch.Generator().manual_seed(6))[4].images[:],
+    )
 
 
 def test_ways_share_their_ends(explorers):
     x, energy = explorers[Interpolation].picture.paths(1, 2)
-    assert torch.equal(x[0, 0], x[1, 0]) and torch.allclose(x[0, -1], x[1, -1]) and torch.allclose(energy[0, [0, -1]], energy[1, [0, -1]], rtol=1e-4)
+    assert (
+        torch.equal(x[0, 0], x[1, 0])
+        and torch.allclose(x[0, -1], x[1, -1])
+        and torch.allclose(energy[0, [0, -1]], energy[1, [0, -1]], rtol=1e-4)
+    )
     assert not torch.allclose(x[0, 4], x[1, 4])
 
 
 def test_slerp_is_an_arc():
     a, b = torch.eye(3)[:2] * 2
-    arc = slerp(a, b, torch.tensor([0., 1 / 3, .5, 1.]))
-    assert torch.allclose(arc.norm(dim=1), torch.tensor(2.)) and torch.allclose(arc[0], a) and torch.allclose(arc[3], b, atol=1e-6) and torch.allclose(arc[2], (a + b) / 2 ** .5)
-    assert torch.allclose(arc[1] @ a / 4, torch.tensor(3.).sqrt() / 2)
-    assert 'must not be parallel' in message(ValueError, slerp, a, -a, torch.zeros(1))
+    arc = slerp(a, b, torch.tensor([0.0, 1 / 3, 0.5, 1.0]))
+    assert (
+        torch.allclose(arc.norm(dim=1), torch.tensor(2.0))
+        and torch.allclose(arc[0], a)
+        and torch.allclose(arc[3], b, atol=1e-6)
+        and torch.allclose(arc[2], (a + b) / 2**0.5)
+    )
+    assert torch.allclose(arc[1] @ a / 4, torch.tensor(3.0).sqrt() / 2)
+    assert 'must not be parallel' in error_message(ValueError, slerp, a, -a, torch.zeros(1))
 
 
 def test_scores_add_up(explorers):
@@ -168,7 +235,18 @@ def test_scores_add_up(explorers):
 
 def test_upload_is_shown_or_refused(explorers):
     play = explorers[Playground]
-    def upload(content): play.controls['upload'].value = ({'name': 'x.png', 'type': 'image/png', 'size': len(content), 'content': memoryview(content), 'last_modified': datetime.now()},)
+
+    def upload(content):
+        play.controls['upload'].value = (
+            {
+                'name': 'x.png',
+                'type': 'image/png',
+                'size': len(content),
+                'content': memoryview(content),
+                'last_modified': datetime.now(),
+            },
+        )
+
     play.controls['set'].value = 'your image'
     assert 'role="alert"' in play.image.value and 'got none yet' in play.image.value
     upload(as_png(Image.new('RGB', (64, 48), (250, 0, 0))))
@@ -181,42 +259,58 @@ def test_upload_is_shown_or_refused(explorers):
 
 def test_files_that_are_no_images_are_refused():
     noise = as_png(Image.effect_noise((64, 64), 50))
-    for content in (b'', b'GIF89a', noise[:200]): assert message(ValueError, read_upload, content, 32).startswith('upload must be an image')
+    for content in (b'', b'GIF89a', noise[:200]):
+        assert error_message(ValueError, read_upload, content, 32).startswith('upload must be an image')
     assert read_upload(noise, 16).shape == (1, 3, 16, 16)
 
 
 @pytest.mark.parametrize('kind', ['avif', 'eps', 'pdf', 'ppm'])
 def test_uploads_of_other_formats_are_refused_and_start_no_program(monkeypatch, kind):
-    try: Image.new('RGB', (40, 50), 'red').save(file := BytesIO(), kind)
-    except (KeyError, OSError): pytest.skip(f'this Pillow writes no {kind}')
-    def program(*args, **kwargs): raise AssertionError('a program was started')
-    monkeypatch.setattr('subprocess.Popen', program)   # Pillow draws EPS with another program
-    assert message(ValueError, read_upload, file.getvalue(), 32) == 'upload must be an image that is whole, of format PNG, JPEG, GIF, WEBP, BMP, TIFF, got none of them'
+    try:
+        Image.new('RGB', (40, 50), 'red').save(file := BytesIO(), kind)
+    except (KeyError, OSError):
+        pytest.skip(f'this Pillow writes no {kind}')
+
+    def program(*args, **kwargs):
+        raise AssertionError('a program was started')
+
+    monkeypatch.setattr('subprocess.Popen', program)  # Pillow draws EPS with another program
+    assert (
+        error_message(ValueError, read_upload, file.getvalue(), 32)
+        == 'upload must be an image that is whole, of format PNG, JPEG, GIF, WEBP, BMP, TIFF, got none of them'
+    )
 
 
 @pytest.mark.filterwarnings('ignore:::PIL')
 def test_uploads_are_limited_in_pixels_and_damaged_ones_refused(monkeypatch):
     monkeypatch.setattr('vaebm.explore.MAX_PIXELS', 64 * 48 - 1)
-    assert message(ValueError, read_upload, as_png(Image.new('RGB', (64, 48))), 32) == 'upload must have at most 3,071 pixels, got 3,072'
+    assert (
+        error_message(ValueError, read_upload, as_png(Image.new('RGB', (64, 48))), 32)
+        == 'upload must have at most 3,071 pixels, got 3,072'
+    )
     generator = random.Random(0)
     for kind in ('png', 'jpeg', 'gif', 'webp', 'bmp', 'tiff'):
         Image.effect_noise((40, 30), 50).save(file := BytesIO(), kind)
         for _ in range(40):
             damaged = bytearray(file.getvalue())
-            for _ in range(4): damaged[generator.randrange(min(200, len(damaged)))] = generator.randrange(256)
-            try: assert read_upload(bytes(damaged), 16).shape == (1, 3, 16, 16)
-            except ValueError as error: assert str(error).startswith('upload must ')
+            for _ in range(4):
+                damaged[generator.randrange(min(200, len(damaged)))] = generator.randrange(256)
+            try:
+                assert read_upload(bytes(damaged), 16).shape == (1, 3, 16, 16)
+            except ValueError as error:
+                assert str(error).startswith('upload must ')
 
 
 class Fails(Picture):
     controls = {'word': ['<good>', '<bad>']}
 
     def __init__(self):
-        fig, (ax,) = axes(['x'], size=1.)
+        fig, (ax,) = axes(['x'], size=1.0)
         self.canvas = Canvas(fig, ax.text(0, 0, ''))
 
     def move(self, word):
-        if word == '<bad>': raise ValueError('not <bad>')
+        if word == '<bad>':
+            raise ValueError('not <bad>')
         return f'A {word} word.'
 
 
@@ -233,30 +327,65 @@ def test_redraw_times_leave_the_controls_alone():
     e = Explorer(ChainByHand())
     values = e.values()
     assert redraw_times(e, 1).keys() == {*e.controls, *e.buttons} and e.values() == values
-    assert message(ValueError, redraw_times, e, 0) == 'n must be a whole number >= 1, got 0'
+    assert error_message(ValueError, redraw_times, e, 0) == 'n must be a whole number >= 1, got 0'
 
 
 def test_stored_pages_hold_pictures_with_words_and_no_widgets():
     for path in (ROOT / 'nbs').rglob('*.ipynb'):
         page = json.loads(path.read_text(encoding='utf-8'))
-        assert 'widgets' not in page['metadata'] and not any(VIEW in out.get('data', {}) for cell in page['cells'] for out in cell.get('outputs', [])), path.name
+        assert 'widgets' not in page['metadata'] and not any(
+            VIEW in out.get('data', {}) for cell in page['cells'] for out in cell.get('outputs', [])
+        ), path.name
 
 
 def test_the_application_shows_explorers_and_no_other_output():
-    cells = json.loads((ROOT / 'nbs' / '15_explore.ipynb').read_text(encoding='utf-8'))['cells']
+    cells = json.loads((ROOT / 'nbs' / '30_explore.ipynb').read_text(encoding='utf-8'))['cells']
     app = [cell for cell in cells if 'lab-only' not in cell['metadata'].get('tags', [])]
     shown = [out['data'] for cell in app for out in cell.get('outputs', [])]
-    assert len(shown) == 1 + len(KINDS) and all('image/png' in data and len(''.join(data['text/plain'])) > 30 for data in shown)
+    assert len(shown) == 1 + len(KINDS) and all(
+        'image/png' in data and len(''.join(data['text/plain'])) > 30 for data in shown
+    )
     text = '\n'.join(''.join(cell['source']) for cell in app if cell['cell_type'] == 'markdown')
-    assert re.findall(r'^## (.*)$', text, re.M)[-2:] == ['What we learned', 'References'] and '## Exercises' not in text and '<details>' not in text
+    assert (
+        re.findall(r'^## (.*)$', text, re.M)[-2:] == ['What we learned', 'References']
+        and '## Exercises' not in text
+        and '<details>' not in text
+    )
 
 
-def strip(folder): return subprocess.run([sys.executable, str(ROOT / 'docs' / 'strip_views.py'), str(folder)], capture_output=True, text=True, check=True).stdout.split()
+def strip(folder):
+    return subprocess.run(
+        [sys.executable, str(ROOT / 'docs' / 'strip_views.py'), str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
 
 
 def test_views_are_stripped_and_the_rest_is_left(tmp_path):
-    page = {'cells': [{'outputs': [{'data': {VIEW: {'model_id': 'f00'}, 'text/plain': 'é'}}, {'name': 'stdout', 'text': 'x'}]}, {'source': ''}], 'metadata': {'widgets': {}}}
+    page = {
+        'cells': [
+            {
+                'outputs': [
+                    {'data': {VIEW: {'model_id': 'f00'}, 'text/plain': 'é'}},
+                    {'name': 'stdout', 'text': 'x'},
+                ]
+            },
+            {'source': ''},
+        ],
+        'metadata': {'widgets': {}},
+    }
     (tmp_path / 'a.ipynb').write_text(json.dumps(page))
     (tmp_path / 'b.ipynb').write_text('{"cells": [],   "metadata": {}}')
-    assert strip(tmp_path) == ['a.ipynb'] and strip(tmp_path) == [] and (tmp_path / 'b.ipynb').read_text() == '{"cells": [],   "metadata": {}}'
-    assert json.loads((tmp_path / 'a.ipynb').read_text(encoding='utf-8')) == {'cells': [{'outputs': [{'data': {'text/plain': 'é'}}, {'name': 'stdout', 'text': 'x'}]}, {'source': ''}], 'metadata': {}}
+    assert (
+        strip(tmp_path) == ['a.ipynb']
+        and strip(tmp_path) == []
+        and (tmp_path / 'b.ipynb').read_text() == '{"cells": [],   "metadata": {}}'
+    )
+    assert json.loads((tmp_path / 'a.ipynb').read_text(encoding='utf-8')) == {
+        'cells': [
+            {'outputs': [{'data': {'text/plain': 'é'}}, {'name': 'stdout', 'text': 'x'}]},
+            {'source': ''},
+        ],
+        'metadata': {},
+    }

@@ -1,4 +1,8 @@
-"""The Makefile, with stand-ins: values reach the command whole; a wrong Python is refused or replaced."""
+"""The Makefile, with stand-ins: values reach the command whole.
+
+A wrong Python is refused or replaced.
+"""
+
 import re
 import shutil
 import subprocess
@@ -7,7 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RUNS = 'run', 'fashion', 'bench', 'course', 'paper-cifar10', 'paper-celeba64', 'paper-lsun64', 'paper-celebahq256'
+RUNS = (
+    'run',
+    'fashion',
+    'bench',
+    'gpu-check',
+    'course',
+    'paper-cifar10',
+    'paper-celeba64',
+    'paper-lsun64',
+    'paper-celebahq256',
+)
 ECHO = '#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n'
 PYTHON = '''#!/bin/sh
 case "$1" in
@@ -22,10 +36,13 @@ pytestmark = pytest.mark.skipif(not shutil.which('make'), reason='needs make')
 
 @pytest.fixture
 def folder(tmp_path):
-    "A folder with blanks in its name, the Makefile, and the stand-ins python-3.12, python-3.11 and python-3.9."
+    """A folder with blanks in its name, the Makefile, and the stand-ins python-3.12, python-3.11
+    and python-3.9.
+    """
     folder = tmp_path / 'a folder with blanks'
     folder.mkdir()
-    for name in ('Makefile', 'settings.ini', 'setup.py'): shutil.copy(ROOT / name, folder)
+    for name in ('Makefile', 'settings.ini', 'setup.py'):
+        shutil.copy(ROOT / name, folder)
     for minor, code in ((12, 0), (11, 0), (9, 1)):
         script(folder / f'python-3.{minor}', PYTHON.format(version=f'3 {minor}', code=code))
     return folder
@@ -45,11 +62,11 @@ def make(folder, *words):
 def test_values_reach_the_command_whole(folder, target):
     script(folder / '.venv' / 'bin' / 'vaebm-run', ECHO)
     (folder / '.venv' / '.installed').touch()
-    done = make(folder, '-s', target, "ARGS=stage1={\"recompute\": true} note=it's")
+    done = make(folder, '-s', target, "ARGS=stage1={\"checkpoint_activations\": true} note=it's")
     words = re.findall('<(.*)>', done.stdout)
-    assert done.returncode == 0 and words[:2] == ['--args', "stage1={\"recompute\": true} note=it's"]
+    assert done.returncode == 0 and words[:2] == ['--args', "stage1={\"checkpoint_activations\": true} note=it's"]
     assert Path(ROOT, words[2]).exists() and all(re.fullmatch(r'\w+=[\w./-]+', word) for word in words[3:])
-    assert target == 'course' or 'tier=paper' in words or 'tier=cpu' in words
+    assert target == 'course' or {'tier=paper', 'tier=cpu', 'tier=gpu'} & {*words}
     assert re.findall('<(.*)>', make(folder, '-s', target).stdout)[:2] == ['--args', '']
 
 
@@ -64,14 +81,18 @@ def test_an_environment_is_made_once_and_anew_if_it_is_stale(folder):
     good, other = 'PYTHON=./python-3.12', 'PYTHON=./python-3.11'
     assert './python-3.12 -m venv .venv\n' in make(folder, 'run', good).stdout
     assert 'venv' not in make(folder, '-s', 'run', good).stdout
-    assert './python-3.11 -m venv --clear .venv\n' in make(folder, 'run', other).stdout   # another one is asked for
+    assert (
+        './python-3.11 -m venv --clear .venv\n' in make(folder, 'run', other).stdout
+    )  # another one is asked for
     shutil.copy(folder / 'python-3.9', folder / '.venv' / 'bin' / 'python')
-    assert './python-3.12 -m venv --clear .venv\n' in make(folder, 'run', good).stdout    # of an older Makefile
+    assert './python-3.12 -m venv --clear .venv\n' in make(folder, 'run', good).stdout  # of an older Makefile
     (folder / '.venv' / 'bin' / 'python').unlink()
     (folder / '.venv' / 'bin' / 'python').symlink_to('python-that-was-removed')
     assert './python-3.12 -m venv --clear .venv\n' in make(folder, 'run', good).stdout
     done = make(folder, 'run', 'PYTHON=./python-3.9')
-    assert done.returncode == 2 and (folder / '.venv' / 'pyvenv.cfg').exists()   # refused, and the good one is kept
+    assert (
+        done.returncode == 2 and (folder / '.venv' / 'pyvenv.cfg').exists()
+    )  # refused, and the good one is kept
 
 
 def test_help_names_every_target(folder):

@@ -1,101 +1,110 @@
-"""NVAE: batch-norm statistics taken from images or from samples, and images of one channel."""
-import copy
+"""NVAE: the numbers of the published reference implementation on tiny random models, and images of one channel."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch.distributions import Normal
+from torch.nn import functional as F
 
-from vaebm.data import Images
-from vaebm.nvae import NVAE, NVAEConfig, readjust_batch_norm, update_batch_norm
-from vaebm.runs import message
+from reference import DTYPES, FIXTURES, arrays, close, nvae, part, same_magnitude, series
+from small import images_of, model_of, seed
 
-SIZES = {'image_size': 8, 'scales': 1, 'groups': 2, 'latent': 2, 'channels_enc': 4, 'channels_dec': 4,
-         'cells_enc': 1, 'cells_dec': 1, 'cells_pre': 1, 'cells_post': 1}
-
-
-def seed(k): return torch.Generator().manual_seed(k)
+from vaebm.layers import SpectralSum, batch_norm_penalty, conv_matrices
+from vaebm.nvae import balanced
 
 
-def model_of(channels=3):
-    "A small NVAE whose batch-norm statistics are far from any data."
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = NVAE(NVAEConfig(channels=channels, **SIZES))
-    for m in norms(model):
-        m.running_mean.fill_(3.)
-        m.running_var.fill_(5.)
-    return model.eval()
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+@pytest.mark.parametrize('name', ['nvae_A', 'nvae_B', 'nvae_C'])
+@torch.no_grad()
+def test_nvae_encodes_and_reconstructs(name, dtype):
+    model, t = nvae(name, dtype)
+    latents, p = model.reconstruct(t['in/x'], series(t, 'in/eps_q'))
+    close(p.loc, t['fwd/mu'])
+    close(p.scale, t['fwd/sigma'])
+    log_q, log_p = sum(l.log_q for l in latents), sum(l.log_p for l in latents)
+    same_magnitude(log_q, t['fwd/log_q'])
+    same_magnitude(log_p, t['fwd/log_p'])
+    x = 2 * t['in/x'] - 1
+    same_magnitude(p.log_prob(x).sum((1, 2, 3)), t['fwd/log_px_nvae'])
+    clamped = Normal(p.loc, (p.scale - 0.01).clamp_min(np.exp(-2)) + 0.01)
+    close(clamped.scale, t['fwd/sigma_clamped'])
+    same_magnitude(clamped.log_prob(x).sum((1, 2, 3)), t['fwd/log_px_clamped'])
+    for l, kl in zip(latents, series(t, 'fwd/kl_all'), strict=True):
+        same_magnitude(
+            l.kl, kl, scale=max(kl.abs().max(), l.log_q.abs().max()) if len(model.groups[0].flows) else None
+        )
+    if name != 'nvae_C':
+        for l, z in zip(latents, series(t, 'fwd/z_q'), strict=True):
+            close(l.z, z)
 
 
-def images_of(channels=3):
-    return Images(torch.randint(0, 256, (40, channels, 8, 8), generator=seed(1), dtype=torch.uint8))
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+@pytest.mark.parametrize('temperature', [1.0, 0.7])
+@pytest.mark.parametrize('name', ['nvae_A', 'nvae_B', 'nvae_C'])
+@torch.no_grad()
+def test_nvae_generates(name, temperature, dtype):
+    model, t = nvae(name, dtype)
+    raw = []
+    model.head.register_forward_hook(lambda module, args, out: raw.append(out))
+    latents, p = model.generate(series(t, 'in/eps_p'), temperature)
+    out = part(t, f'sample_t{temperature}')
+    close(raw[0], out['logits'])
+    close(p.loc, out['mu'])
+    close(p.scale, out['sigma'])
+    for l, z in zip(latents, series(out, 'z'), strict=True):
+        close(l.z, z)
+    log_p = sum(Normal(l.prior.loc, temperature * l.prior.scale).log_prob(l.z).sum((1, 2, 3)) for l in latents)
+    same_magnitude(log_p, out['log_p_total'])
+    if temperature == 1:
+        x = model.transform(model.layout.join(t['in/eps_x'], series(t, 'in/eps_p'))).clamp(0, 1)
+        close(x, out['x'])
+        clamped = Normal(p.loc, (p.scale - 0.01).clamp_min(np.exp(-2)) + 0.01)
+        same_magnitude(clamped.log_prob(2 * x - 1).sum((1, 2, 3)), out['log_px'])
 
 
-def norms(model): return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['nvae_A', 'nvae_B', 'nvae_C'])
+@torch.no_grad()
+def test_nvae_spectral_norms(name):
+    model, t = nvae(name)
+    ours = torch.tensor([torch.linalg.matrix_norm(w, 2) for w in conv_matrices(model)])
+    close(ours.sort().values, t['sr/svd_top_per_conv'].sort().values)
+    same_magnitude(SpectralSum(model, n_first=3000)(), t['sr/svd_sum'], tolerance=1e-5)
+    same_magnitude(batch_norm_penalty(model), t['sr/batchnorm_loss'])
 
 
-def statistics(model):
-    "Copies of all running statistics and counts, by name."
-    return {name: v.clone() for name, v in model.state_dict().items() if 'running' in name or 'num_batches' in name}
+def test_nvae_first_training_forward():
+    t = arrays('nvae_train_B')
+    model, _ = nvae('nvae_B')
+    model.train()
+    settings = json.loads((FIXTURES / 'nvae_train_B.json').read_text())
+    latents, p = model.reconstruct(t['in/x'], series(t, 's0/eps'))
+    kl = torch.stack([l.kl for l in latents])
+    gamma = balanced(kl, model.alpha)
+    close(model.alpha, t['alpha_i'])
+    close(gamma, t['s0/kl_coeffs'])
+    same_magnitude(kl.mean(1), t['s0/kl_vals'])
+    recon, weighted = -p.log_prob(2 * t['in/x'] - 1).sum((1, 2, 3)), settings['kl_coeff'] * (
+        gamma[:, None] * kl
+    ).sum(0)
+    same_magnitude(recon, t['s0/recon'])
+    same_magnitude(weighted, t['s0/balanced_kl'])
+    norms, scales = sum(torch.linalg.matrix_norm(w, 2) for w in conv_matrices(model)), batch_norm_penalty(model)
+    same_magnitude(norms, t['s0/norm_loss'], tolerance=1e-5)
+    same_magnitude(scales, t['s0/bn_loss'])
+    loss = (recon + weighted).mean() + settings['lambda_'] * (norms + scales)
+    same_magnitude(loss, t['s0/loss'])
 
 
-def same(a, b): return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
-
-
-@pytest.mark.parametrize('channels', [1, 3])
-def test_statistics_are_those_of_the_same_batches_by_hand(channels):
-    "Means and unbiased variances of every batch norm's inputs, averaged over the batches."
-    model, images = model_of(channels), images_of(channels)
-    update_batch_norm(model, images, n_batches=3, batch_size=8, noise=.1, generator=seed(2))
-    other, g, inputs = model_of(channels).train(), seed(2), {}
-    for m in norms(other): m.register_forward_pre_hook(lambda m, args: inputs.setdefault(m, []).append(args[0]))
-    with torch.no_grad():
-        for _ in range(3):
-            x = images.sample(8, g)
-            other.reconstruct(x + .1 * torch.randn(x.shape, generator=g), generator=g)
-    assert len(norms(model)) == len(inputs) > 10
-    for ours, theirs in zip(norms(model), norms(other)):
-        mean, var = (torch.stack([f(x, (0, 2, 3)) for x in inputs[theirs]]).mean(0) for f in (torch.mean, torch.var))
-        assert torch.allclose(ours.running_mean, mean, atol=1e-5)
-        assert torch.allclose(ours.running_var, var, rtol=1e-4, atol=1e-6)
-
-
-def test_nothing_else_changes():
-    model = model_of()
-    before, kept = copy.deepcopy(model.state_dict()), [(m.momentum, m.training) for m in norms(model)]
-    update_batch_norm(model, images_of(), n_batches=2, batch_size=8, generator=seed(3))
-    changed = {name for name, v in model.state_dict().items() if not torch.equal(v, before[name])}
-    assert changed == set(statistics(model)) and kept == [(m.momentum, m.training) for m in norms(model)]
-
-
-class Failing:
-    "Images that cannot be drawn a second time."
-    def __init__(self, images): self.images, self.calls = images, 0
-
-    def sample(self, n, generator):
-        self.calls += 1
-        if self.calls > 1: raise OSError('the file is gone')
-        return self.images.sample(n, generator)
-
-
-def test_errors_restore_the_old_statistics():
-    model, images = model_of(), images_of()
-    before, kept = statistics(model), [(m.momentum, m.training) for m in norms(model)]
-    assert message(ValueError, update_batch_norm, model, images, 0) == 'n_batches must be a whole number >= 1, got 0'
-    assert message(OSError, update_batch_norm, model, Failing(images), 2, 8) == 'the file is gone'
-    assert same(statistics(model), before) and kept == [(m.momentum, m.training) for m in norms(model)]
-    with torch.no_grad(): model.stem.weight[0, 0] = float('inf')
-    text = message(FloatingPointError, update_batch_norm, model, images, 2, 8)
-    assert text == 'batch-norm statistics of the images are not finite; the old ones are kept'
-    assert same(statistics(model), before)
-
-
-def test_decoder_alone_is_readjusted_to_samples():
-    model = model_of()
-    before = statistics(model)
-    readjust_batch_norm(model, .7, n_batches=2, batch_size=8, generator=seed(4))
-    changed = {name.split('.')[0] for name, v in statistics(model).items() if not torch.equal(v, before[name])}
-    assert changed <= {'groups', 'post'} and 'post' in changed
+@torch.no_grad()
+def test_split_and_fused_combiner_agree_in_float64():
+    model, t = nvae('nvae_A', torch.float64)
+    group = model.groups[1]
+    s, z = torch.randn(2, 32, 8, 8, dtype=torch.float64), torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    fused = F.conv2d(torch.cat([s, z], 1), group.combine.conv.effective_weight(), group.combine.conv.bias)
+    close(group.combine(s, z), fused, 1e-12)
 
 
 def test_images_of_one_channel():
@@ -104,4 +113,4 @@ def test_images_of_one_channel():
     elbo = model.elbo(x, generator=seed(6))
     assert elbo.shape == (4,) and elbo.isfinite().all()
     eps = model.infer(x, seed(7))
-    assert torch.allclose(model.transform(eps), x, atol=1e-4)   # noise and image determine each other
+    assert torch.allclose(model.transform(eps), x, atol=1e-4)  # noise and image determine each other

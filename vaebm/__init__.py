@@ -9,25 +9,31 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vaebm import samplers
-    from vaebm.energy import EnergyResNet, MLPEnergy
+    from vaebm.energy import Energy, MLPEnergy
+    from vaebm.energy_nets import EnergyResNet
     from vaebm.fast import fold
     from vaebm.model import VAEBM
     from vaebm.nvae import NVAE, NVAEConfig
-    from vaebm.training import list_pretrained, load_pretrained
-    from vaebm.vae import MLPVAE
+    from vaebm.pretrained import list_pretrained, load_pretrained
+    from vaebm.vae import MLPVAE, NoiseVAE
 
 __version__ = "0.1.0"
-__all__ = ["EnergyResNet", "MLPEnergy", "MLPVAE", "NVAE", "NVAEConfig", "VAEBM",
+__all__ = ["Energy", "EnergyResNet", "MLPEnergy", "MLPVAE", "NVAE", "NVAEConfig", "NoiseVAE", "VAEBM",
            "fold", "list_pretrained", "load_pretrained", "samplers"]
 
-_MODULES = {"EnergyResNet": "energy", "MLPEnergy": "energy", "MLPVAE": "vae", "NVAE": "nvae", "NVAEConfig": "nvae",
-            "VAEBM": "model", "fold": "fast", "list_pretrained": "training", "load_pretrained": "training"}
+# `fast` has VAEBM and fold together with the rules by which `VAEBM.sample` folds networks.
+_MODULES = {"Energy": "energy", "EnergyResNet": "energy_nets", "MLPEnergy": "energy", "MLPVAE": "vae", "NVAE": "nvae",
+            "NVAEConfig": "nvae", "NoiseVAE": "vae", "VAEBM": "fast", "fold": "fast",
+            "list_pretrained": "pretrained", "load_pretrained": "pretrained"}
 
 
 def __getattr__(name: str):
-    if name == "samplers": return import_module("vaebm.samplers")
-    if name not in _MODULES: raise AttributeError(f"module 'vaebm' has no attribute {name!r}")
+    if name == "samplers":
+        return import_module("vaebm.samplers")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'vaebm' has no attribute {name!r}")
     return getattr(import_module(f"vaebm.{_MODULES[name]}"), name)
 
 
-def __dir__() -> list[str]: return sorted({*globals(), *__all__})
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
