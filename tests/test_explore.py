@@ -339,7 +339,7 @@ def test_stored_pages_hold_pictures_with_words_and_no_widgets():
 
 
 def test_the_application_shows_explorers_and_no_other_output():
-    cells = json.loads((ROOT / 'nbs' / '30_explore.ipynb').read_text(encoding='utf-8'))['cells']
+    cells = json.loads((ROOT / 'nbs' / '35_explore.ipynb').read_text(encoding='utf-8'))['cells']
     app = [cell for cell in cells if 'lab-only' not in cell['metadata'].get('tags', [])]
     shown = [out['data'] for cell in app for out in cell.get('outputs', [])]
     assert len(shown) == 1 + len(KINDS) and all(

@@ -38,11 +38,11 @@ LONG = {
     '16_frechet',
     '20_stage_two',
     '21_ratio',
-    '23_ood',
-    '24_chains',
-    '25_ablations',
-    '26_presets',
-    '29_launch',
+    '26_ood',
+    '27_chains',
+    '29_ablations',
+    '30_presets',
+    '33_launch',
 }  # in `make test-slow`
 # Per notebook: a hang fails instead of stopping the suite; processors without bfloat16 need minutes for chapter 14.
 LIMIT_S = 900
@@ -145,8 +145,8 @@ STAGED = [
     '10_likelihood',
     '15_classifier',
     '20_stage_two',
-    '23_ood',
-    '24_chains',
+    '26_ood',
+    '27_chains',
 ]  # for each exercise
 FORMS = 'numpy.asarray', 'torch.as_tensor'
 
