@@ -27,7 +27,7 @@ from .images import Images
 from .layers import SpectralSum, batch_norm_penalty, checkpoint_cells, shared_kernels
 from .model import VAEBM
 from .nvae import NVAE
-from .pipeline import ImageExperiment
+from .experiment import ImageExperiment
 from .runs import device
 from .samplers import run
 from .stage_one import ImageStageOne, build_nvae

@@ -38,7 +38,7 @@ from .fast import fold
 from .images import SUFFIXES, StackedDigits, load_images, read_image
 from .model import VAEBM
 from .ood import density_scores
-from .pipeline import images_for
+from .experiment import images_for
 from .plot import COLORS, axes, curve, make_grid
 from .pretrained import load_pretrained
 from .samplers import hmc, independence, langevin, mala, pcn_langevin, run, underdamped

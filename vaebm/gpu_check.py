@@ -44,19 +44,10 @@ from .fast import benchmark, fold, random_model, synchronize
 from .full_scale import open_run, splits_of
 from .images import Images, StackedDigits, load_images
 from .model import VAEBM
-from vaebm.pipeline import (
-    Extractor,
-    ImageExperiment,
-    energy_images,
-    evaluators,
-    fair_bases,
-    record_run,
-    rows,
-    sample_figure,
-    train_energy,
-    train_vae,
-    write_report,
-)
+from .experiment import Extractor, ImageExperiment
+from .pipeline import energy_images, evaluators, fair_bases, train_energy, train_vae
+from .rows import rows, sample_figure
+from .report import record_run, write_report
 from .presets import preset
 from .runs import Stopped, device, environment
 from .samplers import langevin, run

@@ -20,17 +20,10 @@ from .cli import leave, read_values
 from .distributed import barrier, pause_when, rank, world_size
 from .fast import keep_memory
 from .full_scale import splits_of
-from vaebm.pipeline import (
-    ImageExperiment,
-    Run,
-    draw,
-    energy_images,
-    evaluators,
-    launches,
-    per_rank_config,
-    train_energy,
-    train_vae,
-)
+from .experiment import ImageExperiment, Run
+from .pipeline import energy_images, evaluators, per_rank_config, train_energy, train_vae
+from .rows import draw
+from .report import launches
 from .presets import PAPER, override, preset
 from .runs import Paused, RunFolderError, Stopped, environment, run_folder
 from .training import FitResult

@@ -14,7 +14,7 @@ from .checkpoints import read_weights
 from .config import FORMER_TIERS, WORD, check_fields, configure, one_of
 from .energy_nets import ENERGY_NETWORKS
 from .images import IMAGE_SETS
-from .pipeline import RUNS, SMALLER, ImageExperiment
+from .experiment import RUNS, SMALLER, ImageExperiment
 from .stage_two import RELEASED, TABLE_8
 from .training import Config
 
@@ -239,7 +239,7 @@ RECORDS = {'25_gaussians': '25_gaussians'}  # weights that come with the package
 
 
 def _is_small(name: str, tier: str) -> bool:
-    "Is it a small run of chapter 23?"
+    "Is it a small run of chapter 22?"
     return name in RUNS and (tier in ('quick', 'cpu') or name not in PAPER)
 
 
