@@ -15,7 +15,7 @@ from torch import distributed
 
 forks = multiprocessing.get_context('forkserver')
 forks.set_forkserver_preload(
-    ['torch._dynamo', 'matplotlib.pyplot', 'nbdev.test', 'vaebm.frechet', 'vaebm.pipeline']
+    ['torch._dynamo', 'matplotlib.pyplot', 'nbdev.test', 'vaebm.frechet', 'vaebm.report']
 )
 
 

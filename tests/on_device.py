@@ -38,22 +38,10 @@ from vaebm.stage_two import along_chains
 from vaebm.model import VAEBM
 from vaebm.batch_norm import readjust_batch_norm, update_batch_norm
 from vaebm.nvae import NVAE
-from vaebm.pipeline import (
-    Run,
-    bound_of,
-    energy_histogram,
-    energy_images,
-    evaluators,
-    fair_bases,
-    image_run,
-    images_for,
-    neighbours,
-    rows,
-    sample_figure,
-    strips,
-    train_energy,
-    train_vae,
-)
+from vaebm.experiment import Run, image_run, images_for
+from vaebm.pipeline import bound_of, energy_images, evaluators, fair_bases, train_energy, train_vae
+from vaebm.rows import rows, sample_figure, strips
+from vaebm.report import energy_histogram, neighbours
 from vaebm.plot import axes, curve, density, pictures, scatter
 from vaebm.ratio import DensityRatio
 from vaebm.config import configure
@@ -385,9 +373,12 @@ def test_pictures():
 
 @pytest.mark.slow
 def test_a_run_of_the_pipeline(tmp_path, monkeypatch):
-    monkeypatch.setattr('vaebm.pipeline.device', lambda: sim.SIM)
+    for module in ('experiment', 'pipeline', 'rows', 'report'):
+        monkeypatch.setattr(f'vaebm.{module}.device', lambda: sim.SIM)
     monkeypatch.setattr('vaebm.pipeline.update_batch_norm', partial(update_batch_norm, n_batches=1))
-    monkeypatch.setattr('vaebm.pipeline.readjust_batch_norm', partial(readjust_batch_norm, n_batches=1))
+    for module in ('pipeline', 'rows'):
+        readjust = partial(readjust_batch_norm, n_batches=1)
+        monkeypatch.setattr(f'vaebm.{module}.readjust_batch_norm', readjust)
     tiny = {'nvae': {'groups': 1}, 'stage1': {'n_steps': 2}, 'stage2': {'n_steps': 2, 'batch_size': 4}}
     sizes = {'eval_samples': 10, 'n_samples': 10, 'n_seeds': 1, 'n_reference': 100}
     config = configure(

@@ -68,7 +68,8 @@ def checks(setting, config, cost):
 
 
 def test_the_miniature_passes_on_a_simulated_device(monkeypatch):
-    monkeypatch.setattr('vaebm.pipeline.device', lambda: sim.SIM)
+    for module in ('experiment', 'pipeline', 'rows', 'report'):
+        monkeypatch.setattr(f'vaebm.{module}.device', lambda: sim.SIM)
     config = full_width(check_setting('smoke'))
     cost = costs(config)
     with sim.device() as device:

@@ -25,6 +25,7 @@ SIZES = NVAEConfig(
     cells_enc=1,
     cells_dec=1,
 )
+TINY = replace(SIZES, image_size=32, blocks_pre=3, blocks_post=3, flows=0, channels=1)  # images of clothes
 KERNELS = {
     'langevin': samplers.langevin(0.01),
     'mala': samplers.mala(0.01),
@@ -44,6 +45,12 @@ SMALL = configure(
         'stage2': {'n_steps': 3, 'batch_size': 8, 'buffer_size': 8},
     },
 )
+
+
+def tiny(seed: int = 0) -> NVAE:
+    "An untrained NVAE of clothes."
+    torch.manual_seed(seed)
+    return NVAE(TINY).eval().requires_grad_(False)
 
 
 def seed(k):

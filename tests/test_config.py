@@ -29,7 +29,7 @@ from vaebm.config import (
     present_names,
 )
 from vaebm.nvae import NVAE
-from vaebm.pipeline import ImageExperiment
+from vaebm.experiment import ImageExperiment
 from vaebm.presets import PointExperiment, override, preset
 from vaebm.runs import RunFolderError, publish, run_folder, write_record
 from vaebm.stage_one import ImageConfig, ImageStageOne, ImageStageOneConfig, Monitor, read_evaluations

@@ -13,7 +13,7 @@ import small
 from fork import join_ranks, ranks
 
 import vaebm.distributed
-from vaebm import full_scale, pipeline
+from vaebm import full_scale, pipeline, rows
 from vaebm.checkpoints import load_checkpoint, save_checkpoint
 from vaebm.config import error_message
 from vaebm.distributed import (
@@ -26,14 +26,14 @@ from vaebm.distributed import (
     world_size,
 )
 from vaebm.energy_nets import EnergyResNet
-from vaebm.pipeline import Run
+from vaebm.experiment import Run
 from vaebm.layers import data_dependent_init
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE
 from vaebm.presets import override, preset
 from vaebm.runs import Paused
-from vaebm.stage_one import ImageStageOne, ImageStageOneConfig
-from vaebm.stage_two import ImageStageTwo, ImageStageTwoConfig
+from vaebm.stage_one import ImageStageOne, ImageStageOneConfig, build_nvae
+from vaebm.stage_two import ImageStageTwo, ImageStageTwoConfig, build_vaebm
 from vaebm.training import fit
 
 SIZES = replace(small.SIZES, flows=0)
@@ -370,14 +370,14 @@ def evaluate_and_draw(folder):
     "Looks at an untrained stage 2, and samples of its product; every rank says what it has drawn."
     config = override(preset('celebahq256', 'smoke'), HQ)
     splits = full_scale.splits_of(config, folder / 'images')  # made beforehand
-    run, vae = Run(config, folder / f'{world_size()}'), pipeline.build_nvae(config.model)[0].eval()
-    model = pipeline.build_vaebm(config.model, vae, splits['train'][:8])
+    run, vae = Run(config, folder / f'{world_size()}'), build_nvae(config.model)[0].eval()
+    model = build_vaebm(config.model, vae, splits['train'][:8])
     share = pipeline.per_rank_config(config.model, world_size()).stage2
     stage = ImageStageTwo(model, splits['train'], share)
     choose = None if rank() else pipeline.evaluators(run, splits)[0]
-    found, drawn = pipeline.evaluate_weights(run, stage, choose), pipeline.draw(run, model)
+    found, drawn = pipeline.evaluate_weights(run, stage, choose), rows.draw(run, model)
     (folder / f'{rank()}-of-{world_size()}.json').write_text(
-        json.dumps({'evaluation': found, 'samples': pipeline.read_samples(drawn).pixels.tolist()})
+        json.dumps({'evaluation': found, 'samples': rows.read_samples(drawn).pixels.tolist()})
     )
 
 
@@ -394,8 +394,8 @@ def test_evaluations_and_samples_do_not_depend_on_the_number_of_ranks(tmp_path):
 def asks_to_end(folder):
     "In the second round of parts: rank 0 is asked, both end."
     config, asked = override(preset('celebahq256', 'smoke'), HQ), iter([False, True])
-    vae = pipeline.build_nvae(config.model)[0].eval()
-    model = pipeline.build_vaebm(
+    vae = build_nvae(config.model)[0].eval()
+    model = build_vaebm(
         config.model, vae, torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     )
     run = Run(
@@ -404,7 +404,7 @@ def asks_to_end(folder):
         resume_command='the same',
         stop=lambda: next(asked) if not rank() else pytest.fail('rank 1 was asked'),
     )
-    (folder / f'rank {rank()}').write_text(error_message(Paused, pipeline.draw, run, model))
+    (folder / f'rank {rank()}').write_text(error_message(Paused, rows.draw, run, model))
 
 
 def test_all_ranks_end_drawing_when_one_is_asked(tmp_path):

@@ -20,17 +20,9 @@ from vaebm.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from vaebm.config import error_message
 from vaebm.full_scale import images_of, open_run, prepare, splits_of, write_example
 from vaebm.images import Images, load_images, read_lmdb
-from vaebm.pipeline import (
-    Extractor,
-    Run,
-    draw,
-    evaluators,
-    fingerprint,
-    per_rank_config,
-    read_samples,
-    train_energy,
-    train_vae,
-)
+from vaebm.experiment import Extractor, Run
+from vaebm.pipeline import evaluators, fingerprint, per_rank_config, train_energy, train_vae
+from vaebm.rows import draw, read_samples
 from vaebm.presets import PAPER, override, preset
 from vaebm.runs import RunFolderError, Stopped, run_folder
 from vaebm.stage_one import build_nvae

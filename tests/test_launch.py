@@ -19,7 +19,9 @@ from vaebm import full_scale, launch, pipeline
 from vaebm.checkpoints import load_checkpoint
 from vaebm.config import error_message
 from vaebm.distributed import rank
-from vaebm.pipeline import Run
+from vaebm.experiment import Run
+from vaebm.report import launches
+from vaebm.rows import draw, read_samples
 from vaebm.presets import override, preset
 from vaebm.runs import Paused, RunFolderError, Stopped
 from vaebm.training import FitResult, fit
@@ -56,15 +58,15 @@ def test_a_run_of_two_ranks_is_taken_over_by_one_process(tmp_path, monkeypatch):
     model, result = pipeline.train_energy(run, vae, images, None)
     assert (
         result.outcome == 'finished'
-        and pipeline.draw(run, model) == samples
+        and draw(run, model) == samples
         and [p.stat().st_mtime_ns for p in samples] == dates
         and len(dates) == 3
     )
-    assert len(pipeline.read_samples(samples)) == 14
+    assert len(read_samples(samples)) == 14
     best = load_checkpoint(tmp_path / 'best.safetensors')
     assert all(torch.equal(v, best[k]) for k, v in model.energy.state_dict().items())
     join_ranks(ranks(launched, tmp_path))
-    assert [(launched['processes'], launched['command']) for launched in pipeline.launches(tmp_path)] == [
+    assert [(launched['processes'], launched['command']) for launched in launches(tmp_path)] == [
         (2, 'the same')
     ] * 2
     assert [p.stat().st_mtime_ns for p in samples] == dates

@@ -6,7 +6,7 @@ import pytest
 
 from vaebm.energy_nets import ENERGY_NETWORKS
 from vaebm.images import IMAGE_SETS
-from vaebm.pipeline import EvaluationConfig
+from vaebm.experiment import EvaluationConfig
 from vaebm.presets import describe, override, preset, tiers
 from vaebm.stage_two import RELEASED, TABLE_8
 
