@@ -19,7 +19,7 @@ from vaebm.model import VAEBM
 from vaebm.nvae import NVAE
 from vaebm.stage_one import ImageStageOne, ImageStageOneConfig
 from vaebm.stage_two import ImageStageTwo, ImageStageTwoConfig
-from vaebm.training import fit
+from vaebm.loop import fit
 
 SIZES = replace(small.SIZES, image_size=16, scales=2)
 

@@ -33,7 +33,8 @@ from vaebm.stage_two import (
     build_vaebm,
     likelihood_gain,
 )
-from vaebm.training import FitResult, StageTwoConfig, fit
+from vaebm.loop import FitResult, fit
+from vaebm.training import StageTwoConfig
 
 PUBLISHED_CHAIN = {'kernel': 'langevin', 'kernel_options': {'step_size': 8e-5}, 'chain_steps': 2}
 

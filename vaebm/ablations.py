@@ -39,7 +39,8 @@ from .pretrained import load_pretrained
 from .runs import Paused, check_folder
 from .samplers import normal_like
 from .stage_two import EnergyConfig, ImageStageTwo, ImageStageTwoConfig
-from .training import check_gradients, cosine_lr, keep_layout, make_kernel
+from .loop import check_gradients, cosine_lr, keep_layout
+from .training import make_kernel
 from .vae import MLPVAE, Layout
 
 # %% ../nbs/29_ablations.ipynb #13ablations006

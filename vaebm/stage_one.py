@@ -30,7 +30,8 @@ from .layers import SpectralSum, batch_norm_penalty, checkpoint_cells, shared_ke
 from .nvae import NVAE, NVAEConfig
 from .plot import axes, pictures, show
 from .pretrained import load_recorded
-from .training import Stage, check_micro_batches, cosine_lr, kl_weight
+from .loop import Stage, cosine_lr
+from .training import check_micro_batches, kl_weight
 
 # %% ../nbs/19_stage_one.ipynb #08bimagestag005
 @dataclass(frozen=True)
