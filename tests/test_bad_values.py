@@ -27,6 +27,7 @@ from vaebm import (
     energy,
     energy_nets,
     fast,
+    files,
     full_scale,
     images,
     layers,
@@ -171,7 +172,7 @@ def counts():
         ('n', True, n_images.sample),
         ('margin', True, n_images.padded),
         ('high', False, lambda v: data.draw_indices(v, (2,))),
-        ('size', False, lambda v: images.center_square(Image.new('RGB', (8, 8)), v)),
+        ('size', False, lambda v: files.center_square(Image.new('RGB', (8, 8)), v)),
         ('n', False, lambda v: energy.Grid(5.0, v)),
         ('width', False, lambda v: energy.mlp(2, 1, v)),
         ('depth', False, lambda v: energy.mlp(2, 1, 8, v)),
@@ -465,7 +466,7 @@ def test_damaged_files_are_named(tmp_path):
                 )
             )
             try:
-                readers.get(suffix, lambda f: images.read_image(f, 16))(file)
+                readers.get(suffix, lambda f: files.read_image(f, 16))(file)
             except ValueError as error:
                 named = file.name in str(error)
             except Exception as error:

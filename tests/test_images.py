@@ -14,16 +14,14 @@ from PIL import Image, ImageOps
 import vaebm
 from vaebm import images
 from vaebm.data import as_images, to_bytes
+from vaebm.files import center_square, image_files, read_image
 from vaebm.images import (
     FASHION_CLASSES,
     IMAGE_SETS,
     Images,
     StackedDigits,
-    center_square,
-    image_files,
     load_images,
     read_folder,
-    read_image,
     read_lmdb,
     read_npz,
 )

@@ -35,7 +35,8 @@ from .classifier import class_report, load_classifier
 from .config import above, check, integer
 from .data import GaussianGrid
 from .fast import fold
-from .images import SUFFIXES, StackedDigits, load_images, read_image
+from .files import SUFFIXES, read_image
+from .images import StackedDigits, load_images
 from .model import VAEBM
 from .ood import density_scores
 from .pipeline import images_for
@@ -756,7 +757,7 @@ MAX_PIXELS = 50_000_000  # of an upload
 def read_upload(content: bytes, size: int) -> torch.Tensor:  # a file
     """The image in a file, its central square resized, shape (1, 3, size, size) in [0, 1].
 
-    Raises `ValueError` for anything else than a whole image of a format in `vaebm.images.FORMATS`
+    Raises `ValueError` for anything else than a whole image of a format in `vaebm.files.FORMATS`
     and of at most `MAX_PIXELS`.
     """
     if not content:
