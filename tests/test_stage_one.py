@@ -121,7 +121,12 @@ def train(stage, n=20):
 
 
 @pytest.mark.parametrize(
-    'make, changes', [(stage_one, {}), (stage_one, {'accumulate': 2, 'checkpoint_activations': True}), (stage_two, {})]
+    'make, changes',
+    [
+        (stage_one, {}),
+        pytest.param(stage_one, {'accumulate': 2, 'checkpoint_activations': True}, marks=pytest.mark.slow),
+        pytest.param(stage_two, {}, marks=pytest.mark.slow),
+    ],
 )
 def test_twenty_updates_are_those_of_the_plain_ones(make, changes, monkeypatch):
     with monkeypatch.context() as patch:
