@@ -203,6 +203,17 @@ def test_sixteen_bits_of_grey_keep_their_ramp(tmp_path):
         )
 
 
+def test_the_box_of_celeba_is_that_of_the_released_code():
+    rows, columns = np.mgrid[:218, :178]
+    image = Image.fromarray(np.stack([columns, rows, np.zeros_like(rows)], -1).astype(np.uint8))
+    pixels = center_square(image, 148, images.CROPS['celeba64'])
+    assert pixels[0, 0].tolist() == [15, 40, 0] and pixels[-1, -1].tolist() == [162, 187, 0]
+    for box in ((-1, 0, 10, 11), (0, 0, 179, 179), (0, 0, 10, 11), (10, 10, 10, 10)):
+        assert 'crop must be a square box (left, top, right, bottom) within 178 x 218 pixels' in error_message(
+            ValueError, center_square, image, 16, box
+        )
+
+
 @pytest.mark.parametrize('turn', range(1, 9))
 def test_photographs_are_upright(tmp_path, turn):
     image, tag = picture(size=(48, 48)), Image.Exif()

@@ -37,21 +37,28 @@ def as_shown(image):  # a PIL image
 def center_square(
     image,  # a PIL image
     size: int,  # height and width wanted
-    crop: int | None = None,  # side of the central square that is resized; by default the largest
+    crop: tuple[int, int, int, int] | None = None,  # square box that is used: left, top, right, bottom
 ) -> np.ndarray:
-    """The centre of an image as it is shown, resized by the antialiased bilinear filter: bytes
-    (size, size, 3).
+    """The largest central square of an image as it is shown, or the box `crop`, resized by the
+    antialiased bilinear filter: bytes (size, size, 3).
+
+    Raises `ValueError` for a box that is no square or leaves the image.
     """
     from PIL import Image
 
     check('size', size, integer())
-    if crop is not None:
-        check('crop', crop, integer())
     image = as_shown(image)
-    side = min(crop or min(image.size), *image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = left, top, left + side, top + side
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
+    if crop is None:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        crop = left, top, left + side, top + side
+    left, top, right, bottom = crop
+    if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height and right - left == bottom - top):
+        raise ValueError(
+            f'crop must be a square box (left, top, right, bottom) within {image.width} x {image.height} pixels,'
+            f' got {crop}'
+        )
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, crop))
 
 # %% ../nbs/tools/files.ipynb #00bimagesown1c
 FORMATS = {
@@ -68,7 +75,7 @@ SUFFIXES = ' '.join(FORMATS.values()).split()
 def read_image(
     source,  # a path, or the content of a file
     size: int,  # as in `center_square`
-    crop: int | None = None,  # as in `center_square`
+    crop: tuple[int, int, int, int] | None = None,  # as in `center_square`
     name: str = '',  # what to call it in the message, by default the path
     max_pixels: int | None = None,
 ) -> np.ndarray:
@@ -144,7 +151,7 @@ def lmdb_folder(path: Path | str) -> Path | None:
 def lmdb_images(
     path: Path | str,  # as in `lmdb_folder`
     size: int,  # as in `center_square`
-    crop: int | None = None,  # as in `center_square`
+    crop: tuple[int, int, int, int] | None = None,  # as in `center_square`
 ) -> np.ndarray:
     """Images of an LMDB in the order of its keys, bytes (N, size, size, 3).
 

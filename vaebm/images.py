@@ -112,7 +112,7 @@ CHANNEL_MEANS = {  # red, green, blue in [0, 1], to four digits
     ('svhn', 'train'): (0.4377, 0.4438, 0.4728),
     ('svhn', 'test'): (0.4524, 0.4525, 0.4690),
 }
-CROPS = {'celeba64': 140}  # side of the central square of a file, where it is not the largest
+CROPS = {'celeba64': (15, 40, 163, 188)}  # box of a file that is used, where it is not the largest square
 
 # %% ../nbs/11_images.ipynb #00bimages013
 def data_folder() -> Path:
@@ -173,7 +173,7 @@ def channels_first(pixels: np.ndarray) -> torch.Tensor:  # (N, H, W) or (N, H, W
 def read_folder(
     path: Path | str,  # searched for `image_files`
     size: int,  # as in `center_square`
-    crop: int | None = None,  # as in `center_square`
+    crop: tuple[int, int, int, int] | None = None,  # as in `center_square`
 ) -> Images:
     """Your own images, each by `center_square`.
 
@@ -184,7 +184,7 @@ def read_folder(
 def read_lmdb(
     path: Path | str,  # as in `lmdb_folder`
     size: int,  # as in `center_square`
-    crop: int | None = None,  # as in `center_square`
+    crop: tuple[int, int, int, int] | None = None,  # as in `center_square`
 ) -> Images:
     """Images of an LMDB by `lmdb_images`, with its errors."""
     return Images(channels_first(lmdb_images(path, size, crop)))
