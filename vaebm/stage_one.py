@@ -160,7 +160,8 @@ class ImageStageOne(Stage):
 
     def regularization(self) -> float:
         "Weight of the penalties of the next update."
-        start, end, beta = self.config.regularize_start, self.config.regularize, self.beta()
+        start, end = self.config.regularize_start, self.config.regularize
+        beta = self.beta()
         return start ** (1 - beta) * end**beta if start else end
 
     def elbo(self, x: torch.Tensor) -> torch.Tensor:
@@ -185,7 +186,8 @@ class ImageStageOne(Stage):
                 elbo = self.elbo(part) / k
                 penalty = elbo.new_zeros(())
                 if c.regularize and not i:
-                    penalty = penalty + self.regularization() * (self.spectral(stacks) + batch_norm_penalty(self.module))
+                    norms = self.spectral(stacks) + batch_norm_penalty(self.module)
+                    penalty = penalty + self.regularization() * norms
                 yield penalty - elbo, {'elbo': elbo.detach(), 'penalty': penalty.detach()}
 
     def step(self) -> dict:
