@@ -70,7 +70,8 @@ from vaebm.stage_two import (
     likelihood_gain,
     project,
 )
-from vaebm.training import StageOne, StageOneConfig, StageTwo, StageTwoConfig, fit
+from vaebm.loop import fit
+from vaebm.training import StageOne, StageOneConfig, StageTwo, StageTwoConfig
 from vaebm.vae import MLPVAE
 
 sim = pytest.importorskip(

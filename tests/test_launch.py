@@ -22,7 +22,7 @@ from vaebm.distributed import rank
 from vaebm.pipeline import Run
 from vaebm.presets import override, preset
 from vaebm.runs import Paused, RunFolderError, Stopped
-from vaebm.training import FitResult, fit
+from vaebm.loop import FitResult, fit
 
 EXPERIMENTS = Path(__file__).parents[1] / 'nbs' / 'experiments'
 HQ = {

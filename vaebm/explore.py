@@ -18,7 +18,8 @@ from .checkpoints import read_weights
 from .classifier import class_report, load_classifier
 from .explore_points import ChainByHand, TwoSpaces
 from .fast import fold
-from .images import StackedDigits, load_images, read_image
+from .files import read_image
+from .images import StackedDigits, load_images
 from .model import VAEBM
 from .ood import density_scores
 from .pipeline import images_for
@@ -244,7 +245,7 @@ MAX_PIXELS = 50_000_000  # of an upload
 def read_upload(content: bytes, size: int) -> torch.Tensor:  # a file
     """The image in a file, its central square resized, shape (1, 3, size, size) in [0, 1].
 
-    Raises `ValueError` for anything else than a whole image of a format in `vaebm.images.FORMATS`
+    Raises `ValueError` for anything else than a whole image of a format in `vaebm.files.FORMATS`
     and of at most `MAX_PIXELS`.
     """
     if not content:

@@ -64,7 +64,7 @@ from .runs import device
 from .samplers import langevin, run
 from .stage_one import ImageStageOne, build_nvae
 from .stage_two import ImageStageTwo, build_vaebm
-from .training import Stage, fit
+from .loop import Stage, fit
 
 # %% ../nbs/benchmarks/gpu_check.ipynb #gpucheck019
 def _bound(vae, x, noise):

@@ -27,7 +27,7 @@ from .distributed import rank, world_size
 from .fast import synchronize
 from .model import VAEBM
 from .runs import Stopped, device, environment
-from .training import Stage
+from .loop import Stage
 
 # %% ../nbs/benchmarks/gpu_measures.ipynb #gpucheck009
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ from .runs import Paused, device, need_finished, write_record
 from .samplers import Kernel, independence, normal_like, pcn_langevin, run as run_chains
 from .stage_one import ImageStageOne, Monitor, build_nvae, read_evaluations
 from .stage_two import ImageStageTwo, VAEBMConfig, build_vaebm, cold_start, project, provenance
-from .training import FitResult, fit, read_seconds
+from .loop import FitResult, fit, read_seconds
 
 # %% ../nbs/23_pipeline.ipynb #pipeline10b
 EVALUATORS = {  # set: (network that chooses, network that reports)

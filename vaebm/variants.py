@@ -32,7 +32,7 @@ from .layers import SpectralSum, WNConv2d, lip_swish
 from .model import VAEBM
 from .samplers import normal_like
 from .stage_two import ImageStageTwo
-from .training import check_gradients, cosine_lr, keep_layout
+from .loop import check_gradients, cosine_lr, keep_layout
 from .vae import MLPVAE, Layout
 
 # %% ../nbs/28_variants.ipynb #13ablations006

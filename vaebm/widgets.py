@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .config import check, integer
-from .images import SUFFIXES
+from .files import SUFFIXES
 from .plot import COLORS, make_grid
 
 # %% ../nbs/tools/widgets.ipynb #15explore005d
