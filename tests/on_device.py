@@ -13,7 +13,7 @@ from torch import nn
 from small import KERNELS, SIZES
 
 from vaebm import runs, samplers
-from vaebm.ablations import DecoderStage, DigitPairs, PairVAE
+from vaebm.variants import DecoderStage, DigitPairs, PairVAE
 from vaebm.data import GaussianGrid, coverage
 from vaebm.images import Images, StackedDigits
 from vaebm.energy import Grid, MLPEnergy

@@ -47,6 +47,7 @@ from vaebm import (
     stage_two,
     training,
     vae,
+    variants,
 )
 
 NAN = math.nan
@@ -296,7 +297,7 @@ def quantities():
         ('flops', lambda v: costs.gpu_hours(v, 'A100 SXM'), weight),
         (
             'noise',
-            lambda v: ablations.DigitPairs(
+            lambda v: variants.DigitPairs(
                 images.Images(torch.zeros(3, 1, 28, 28, dtype=torch.uint8), torch.zeros(3, dtype=torch.long)), v
             ),
             weight,
@@ -340,8 +341,8 @@ NAMES = [
     ('name', lambda v: runs.publish('.', v)),
     ('row', lambda v: ablations.row_config('pairs', v)),
     ('data', lambda v: ablations.row_config(v, 'VAE')),
-    ('norm', lambda v: ablations.PlainEnergy(4, 'd1', v, 'swish')),
-    ('activation', lambda v: ablations.PlainEnergy(4, 'd1', 'none', v)),
+    ('norm', lambda v: variants.PlainEnergy(4, 'd1', v, 'swish')),
+    ('activation', lambda v: variants.PlainEnergy(4, 'd1', 'none', v)),
 ]
 
 

@@ -13,7 +13,7 @@ import small
 
 import vaebm
 from vaebm import nvae
-from vaebm.ablations import DecoderStage
+from vaebm.variants import DecoderStage
 from vaebm.checkpoints import load_checkpoint
 from vaebm.config import configure
 from vaebm.data import embedded_digits

@@ -17,7 +17,7 @@ from fork import finish, start
 from small import SMALL
 
 import vaebm
-from vaebm.ablations import DecoderStage
+from vaebm.variants import DecoderStage
 from vaebm.checkpoints import (
     CheckpointError,
     digest,
