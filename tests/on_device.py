@@ -13,7 +13,7 @@ from torch import nn
 from small import KERNELS, SIZES
 
 from vaebm import runs, samplers
-from vaebm.ablations import DecoderStage, DigitPairs, PairVAE
+from vaebm.variants import DecoderStage, DigitPairs, PairVAE
 from vaebm.data import GaussianGrid, coverage
 from vaebm.images import Images, StackedDigits
 from vaebm.energy import Grid, MLPEnergy
@@ -58,7 +58,8 @@ from vaebm.stage_two import (
     likelihood_gain,
     project,
 )
-from vaebm.training import StageOne, StageOneConfig, StageTwo, StageTwoConfig, fit
+from vaebm.loop import fit
+from vaebm.training import StageOne, StageOneConfig, StageTwo, StageTwoConfig
 from vaebm.vae import MLPVAE
 
 sim = pytest.importorskip(

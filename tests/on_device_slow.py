@@ -6,20 +6,17 @@ from test_stage_one import pixels, train
 
 from vaebm.costs import costs
 from vaebm.gpu_check import (
-    CheckSetting,
-    Skipped,
     check_depthwise,
     check_fid_network,
     check_numbers,
     check_ranks,
     check_resume,
-    check_setting,
     check_step,
     check_training,
     check_update,
     full_width,
-    host_waits,
 )
+from vaebm.gpu_measures import CheckSetting, Skipped, check_setting, host_waits
 from vaebm.config import configure, error_message
 from vaebm.presets import preset
 from vaebm.stage_one import ImageStageOne, build_nvae

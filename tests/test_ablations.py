@@ -4,7 +4,6 @@ configuration.
 
 import json
 import os
-import pickle
 import random
 import signal
 import subprocess
@@ -13,14 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from small import seed
-
-from vaebm import samplers
-from vaebm.ablations import TABLES, PairVAE, Pixels, PlainEnergy, row_config, sweep
+from vaebm.ablations import TABLES, row_config, sweep
 from vaebm.config import error_message
-from vaebm.model import VAEBM
 from vaebm.runs import Paused, run_folder
 
 ROOT = Path(__file__).parents[1]
@@ -132,11 +126,3 @@ def test_a_finished_row_of_another_configuration_is_refused(tmp_path):
     run_folder(tmp_path / 'again' / 'VAE-0', row_config('pairs', 'VAE'))
     (tmp_path / 'again' / 'VAE-0' / 'metrics.json').write_text('{"metrics": {}}')
     assert sweep('no notebook', [('VAE', 0)], tmp_path / 'again') == [{'row': 'VAE', 'seed': 0, 'metrics': {}}]
-
-
-def test_images_without_a_decoder_can_be_pickled_and_saved(tmp_path):
-    model = VAEBM(Pixels((3, 8, 8)), PlainEnergy(4, 'd1', 'none', 'swish', 3), samplers.langevin(0.01), 2)
-    model.save(tmp_path / 'pixels.safetensors')
-    for again in (pickle.loads(pickle.dumps(model)), VAEBM.load(tmp_path / 'pixels.safetensors')):
-        assert torch.equal(again.sample(2, seed(0)), model.sample(2, seed(0)))
-    assert PairVAE(latent=3, width=8).arguments == {'latent': 3, 'width': 8, 'learned': False}

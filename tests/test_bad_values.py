@@ -28,10 +28,12 @@ from vaebm import (
     energy_nets,
     experiment,
     fast,
+    files,
     full_scale,
     images,
     layers,
     likelihood,
+    loop,
     metrics,
     nvae,
     ood,
@@ -46,6 +48,7 @@ from vaebm import (
     stage_two,
     training,
     vae,
+    variants,
 )
 
 NAN = math.nan
@@ -171,7 +174,7 @@ def counts():
         ('n', True, n_images.sample),
         ('margin', True, n_images.padded),
         ('high', False, lambda v: data.draw_indices(v, (2,))),
-        ('size', False, lambda v: images.center_square(Image.new('RGB', (8, 8)), v)),
+        ('size', False, lambda v: files.center_square(Image.new('RGB', (8, 8)), v)),
         ('n', False, lambda v: energy.Grid(5.0, v)),
         ('width', False, lambda v: energy.mlp(2, 1, v)),
         ('depth', False, lambda v: energy.mlp(2, 1, 8, v)),
@@ -216,15 +219,15 @@ def counts():
         ('rounds', False, lambda v: fast.benchmark({'one': one}, v)),
         ('batch_sizes', False, lambda v: fast.calibrate(m, (v,), (1,), 1)),
         ('width', False, lambda v: fast.random_model(1, v)),
-        ('every', False, lambda v: training.fit(stage(), every=v, progress=False)),
-        ('until', True, lambda v: training.fit(stage(), until=v if v is not None else -1, progress=False)),
+        ('every', False, lambda v: loop.fit(stage(), every=v, progress=False)),
+        ('until', True, lambda v: loop.fit(stage(), until=v if v is not None else -1, progress=False)),
         ('n', False, lambda v: stage_two.project(net, n_images, v)),
         ('n', False, lambda v: stage_two.cold_start(net, v)),
         ('chunk', False, lambda v: stage_two.likelihood_gain(m, torch.rand(2, 3, 8, 8), {}, chunk=v)),
         ('gpus', False, lambda v: costs.costs(presets.preset('cifar10', 'smoke'), v)),
         ('bits', False, lambda v: pipeline.FewBits(n_images, v)),
         ('n', False, lambda v: full_scale.prepare('cifar10', 'train', 32, v)),
-        ('n_steps', False, lambda v: training.cosine_lr(0, v, 1.0)),
+        ('n_steps', False, lambda v: loop.cosine_lr(0, v, 1.0)),
         ('n', False, lambda v: energy.Grid().sample(torch.zeros(40_000), v)),
     ]
 
@@ -295,7 +298,7 @@ def quantities():
         ('flops', lambda v: costs.gpu_hours(v, 'A100 SXM'), weight),
         (
             'noise',
-            lambda v: ablations.DigitPairs(
+            lambda v: variants.DigitPairs(
                 images.Images(torch.zeros(3, 1, 28, 28, dtype=torch.uint8), torch.zeros(3, dtype=torch.long)), v
             ),
             weight,
@@ -339,8 +342,8 @@ NAMES = [
     ('name', lambda v: runs.publish('.', v)),
     ('row', lambda v: ablations.row_config('pairs', v)),
     ('data', lambda v: ablations.row_config(v, 'VAE')),
-    ('norm', lambda v: ablations.PlainEnergy(4, 'd1', v, 'swish')),
-    ('activation', lambda v: ablations.PlainEnergy(4, 'd1', 'none', v)),
+    ('norm', lambda v: variants.PlainEnergy(4, 'd1', v, 'swish')),
+    ('activation', lambda v: variants.PlainEnergy(4, 'd1', 'none', v)),
 ]
 
 
@@ -465,7 +468,7 @@ def test_damaged_files_are_named(tmp_path):
                 )
             )
             try:
-                readers.get(suffix, lambda f: images.read_image(f, 16))(file)
+                readers.get(suffix, lambda f: files.read_image(f, 16))(file)
             except ValueError as error:
                 named = file.name in str(error)
             except Exception as error:

@@ -33,7 +33,8 @@ from vaebm.experiment import ImageExperiment
 from vaebm.presets import PointExperiment, override, preset
 from vaebm.runs import RunFolderError, publish, run_folder, write_record
 from vaebm.stage_one import ImageConfig, ImageStageOne, ImageStageOneConfig, Monitor, read_evaluations
-from vaebm.training import Config, StageTwoConfig, fit, make_kernel
+from vaebm.loop import fit
+from vaebm.training import Config, StageTwoConfig, make_kernel
 
 RECORDED = {'lineage', 'evaluations'}  # fields of records; the others are of configurations
 

@@ -22,7 +22,8 @@ from vaebm.images import IMAGE_SETS, ImageSet, load_images
 from vaebm.likelihood import log_z_ais, log_z_importance, vae_log_density
 from vaebm.presets import OWN, PAPER, preset
 from vaebm.samplers import check_step_size, init_with_grad, metropolis, normal_like, with_grad
-from vaebm.training import StageOne, StageOneConfig, StageTwo, StageTwoConfig, fit
+from vaebm.loop import fit
+from vaebm.training import StageOne, StageOneConfig, StageTwo, StageTwoConfig
 
 HERE = Path(__file__).parent
 

@@ -34,7 +34,7 @@ from vaebm.presets import override, preset
 from vaebm.runs import Paused
 from vaebm.stage_one import ImageStageOne, ImageStageOneConfig, build_nvae
 from vaebm.stage_two import ImageStageTwo, ImageStageTwoConfig, build_vaebm
-from vaebm.training import fit
+from vaebm.loop import fit
 
 SIZES = replace(small.SIZES, flows=0)
 

@@ -4,7 +4,7 @@ import torch
 
 from small import seed
 
-from vaebm.ablations import PlainEnergy
+from vaebm.variants import PlainEnergy
 from vaebm.config import error_message
 from vaebm.energy import spectral_penalty
 from vaebm.energy_nets import EnergyResNet

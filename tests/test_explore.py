@@ -6,43 +6,33 @@ import base64
 import json
 import random
 import re
-import subprocess
-import sys
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 
-import ipywidgets as widgets
+import ipywidgets
 import pytest
 import torch
 from PIL import Image
 
-from vaebm import explore
 from vaebm.explore import (
     AlongChain,
-    Canvas,
     ChainByHand,
-    Chains,
-    Explorer,
     Interpolation,
-    Picture,
     Playground,
     Traversal,
     TwoSpaces,
-    as_png,
-    chains_in,
     read_upload,
-    redraw_times,
     slerp,
 )
 from vaebm.stage_two import along_chains
-from vaebm.plot import axes
 from vaebm.config import error_message
 from vaebm.samplers import pcn_langevin
 from vaebm.pretrained import load_pretrained
+from vaebm.widgets import Explorer, as_png
 
 ROOT = Path(__file__).parents[1]
-(VIEW,) = widgets.HTML()._repr_mimebundle_().keys() - {'text/plain'}  # the type of a reference to a widget
+(VIEW,) = ipywidgets.HTML()._repr_mimebundle_().keys() - {'text/plain'}  # the type of a reference to a widget
 KINDS = [ChainByHand, TwoSpaces, Traversal, AlongChain, Interpolation, Playground]
 
 
@@ -67,7 +57,7 @@ def test_every_control_has_a_label_and_changes_the_picture(explorer):
     start = explorer.values()
     for name, control in explorer.controls.items():
         assert control.description
-        if isinstance(control, widgets.FileUpload):
+        if isinstance(control, ipywidgets.FileUpload):
             continue
         png = explorer.png
         text = explorer.text
@@ -102,81 +92,6 @@ def test_picture_is_named_in_words_and_has_its_size(explorer):
         and base64.b64decode(bundle['image/png']) == explorer.png
         and VIEW in bundle
     )
-
-
-def test_stepping_moves_the_chains_and_reset_brings_them_back():
-    chain = Explorer(ChainByHand())
-    start = chain.png
-    chain.buttons['step'].click()
-    one = chain.png
-    chain.buttons['10 steps'].click()
-    assert len({start, one, chain.png}) == 3 and 'after 11 steps' in chain.text
-    chain.buttons['reset'].click()
-    assert chain.png == start and 'after 0 steps' in chain.text
-    chain.buttons['step'].click()
-    assert chain.png == one
-    chain.controls['energy'].value = 'ring'
-    assert 'after 0 steps' in chain.text
-
-
-@pytest.mark.parametrize('sampler', explore.SAMPLERS)
-def test_every_sampler_finds_the_density_at_every_temperature(sampler):
-    chain = ChainByHand(n=1000)
-    for temperature in (0.5, 2.0):
-        values = {'energy': 'two wells', 'sampler': sampler, 'step_size': 0.1, 'temperature': temperature}
-        chain.reset(**values)
-        chain.chains.eps[500:, 0] = 2.0  # half of them in each well, as the density has it
-        chain.step(**values, n=150)
-        chain.move(**values)
-        assert chain.distance < 0.09, (temperature, chain.distance)
-
-
-def test_momentum_lives_as_long_as_the_settings():
-    chain, values = ChainByHand(), {
-        'energy': 'two wells',
-        'sampler': 'underdamped',
-        'step_size': 0.1,
-        'temperature': 1.0,
-    }
-    chain.step(**values)
-    first = chain.chains.state.momentum
-    other = ChainByHand()
-    other.step(**values, n=2)
-    chain.step(**values)
-    assert first is not None and torch.equal(chain.chains.eps, other.chains.eps)
-    chain.step(**values | {'sampler': 'Langevin'})
-    assert chain.chains.state.momentum is None
-
-
-def test_exploded_chains_are_counted():
-    chain, values = ChainByHand(), {
-        'energy': 'narrow valley',
-        'sampler': 'Langevin',
-        'step_size': 3.0,
-        'temperature': 1.0,
-    }
-    for n in (5, 100):  # far away, then not finite
-        chain.step(**values, n=n)
-        assert '256 chains outside the figure' in chain.move(**values) and chain.distance == pytest.approx(1)
-    assert not chain.chains.eps.isfinite().all() and len(chain.canvas.png())
-
-
-def test_both_spaces_hold_the_same_chains():
-    for space in TwoSpaces.controls['chain_in']:
-        noise, data, accepted = chains_in(space, 0.3)
-        assert noise.shape == data.shape == (61, 200, 2) and len(accepted) == 61
-        assert torch.allclose(explore.to_data(noise[40], 0.3), data[40], atol=1e-5)
-
-
-def test_unknown_names_are_refused():
-    assert (
-        error_message(ValueError, chains_in, 'space', 0.3)
-        == "space must be one of noise space, data space, got 'space'"
-    )
-    assert error_message(ValueError, Chains('ring', 1).step, 'NUTS', 0.1, 1.0).startswith(
-        'sampler must be one of Langevin, MALA,'
-    )
-    assert error_message(ValueError, Chains, 'well', 1).startswith('energy must be one of two wells,')
 
 
 def test_only_the_chosen_group_is_turned():
@@ -301,48 +216,11 @@ def test_uploads_are_limited_in_pixels_and_damaged_ones_refused(monkeypatch):
                 assert str(error).startswith('upload must ')
 
 
-class Fails(Picture):
-    controls = {'word': ['<good>', '<bad>']}
-
-    def __init__(self):
-        fig, (ax,) = axes(['x'], size=1.0)
-        self.canvas = Canvas(fig, ax.text(0, 0, ''))
-
-    def move(self, word):
-        if word == '<bad>':
-            raise ValueError('not <bad>')
-        return f'A {word} word.'
-
-
-def test_errors_and_texts_cannot_inject_markup():
-    e = Explorer(Fails())
-    assert 'A &lt;good&gt; word.' in e.image.value and '<good>' not in e.image.value
-    e.controls['word'].value = '<bad>'
-    assert e.image.value == '<p role="alert">not &lt;bad&gt;</p>'
-    e.controls['word'].value = '<good>'
-    assert 'A &lt;good&gt; word.' in e.image.value
-
-
-def test_redraw_times_leave_the_controls_alone():
-    e = Explorer(ChainByHand())
-    values = e.values()
-    assert redraw_times(e, 1).keys() == {*e.controls, *e.buttons} and e.values() == values
-    assert error_message(ValueError, redraw_times, e, 0) == 'n must be a whole number >= 1, got 0'
-
-
-def test_stored_pages_hold_pictures_with_words_and_no_widgets():
-    for path in (ROOT / 'nbs').rglob('*.ipynb'):
-        page = json.loads(path.read_text(encoding='utf-8'))
-        assert 'widgets' not in page['metadata'] and not any(
-            VIEW in out.get('data', {}) for cell in page['cells'] for out in cell.get('outputs', [])
-        ), path.name
-
-
 def test_the_application_shows_explorers_and_no_other_output():
     cells = json.loads((ROOT / 'nbs' / '35_explore.ipynb').read_text(encoding='utf-8'))['cells']
     app = [cell for cell in cells if 'lab-only' not in cell['metadata'].get('tags', [])]
     shown = [out['data'] for cell in app for out in cell.get('outputs', [])]
-    assert len(shown) == 1 + len(KINDS) and all(
+    assert len(shown) == len(KINDS) and all(
         'image/png' in data and len(''.join(data['text/plain'])) > 30 for data in shown
     )
     text = '\n'.join(''.join(cell['source']) for cell in app if cell['cell_type'] == 'markdown')
@@ -351,41 +229,3 @@ def test_the_application_shows_explorers_and_no_other_output():
         and '## Exercises' not in text
         and '<details>' not in text
     )
-
-
-def strip(folder):
-    return subprocess.run(
-        [sys.executable, str(ROOT / 'docs' / 'strip_views.py'), str(folder)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-
-
-def test_views_are_stripped_and_the_rest_is_left(tmp_path):
-    page = {
-        'cells': [
-            {
-                'outputs': [
-                    {'data': {VIEW: {'model_id': 'f00'}, 'text/plain': 'é'}},
-                    {'name': 'stdout', 'text': 'x'},
-                ]
-            },
-            {'source': ''},
-        ],
-        'metadata': {'widgets': {}},
-    }
-    (tmp_path / 'a.ipynb').write_text(json.dumps(page))
-    (tmp_path / 'b.ipynb').write_text('{"cells": [],   "metadata": {}}')
-    assert (
-        strip(tmp_path) == ['a.ipynb']
-        and strip(tmp_path) == []
-        and (tmp_path / 'b.ipynb').read_text() == '{"cells": [],   "metadata": {}}'
-    )
-    assert json.loads((tmp_path / 'a.ipynb').read_text(encoding='utf-8')) == {
-        'cells': [
-            {'outputs': [{'data': {'text/plain': 'é'}}, {'name': 'stdout', 'text': 'x'}]},
-            {'source': ''},
-        ],
-        'metadata': {},
-    }

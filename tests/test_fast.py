@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vaebm import training
+from vaebm import loop, training
 from vaebm.energy import MLPEnergy
 from vaebm.energy_nets import EnergyResNet
 from vaebm.costs import _seconds
@@ -106,7 +106,7 @@ def test_stage_two_with_and_without_folding(monkeypatch):
             clip=True,
         )
         stage = StageTwo(model, torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(2)), config)
-        assert training.fit(stage, progress=False).outcome == 'finished'
+        assert loop.fit(stage, progress=False).outcome == 'finished'
         weights.append(torch.nn.utils.parameters_to_vector(model.energy.parameters()))
     start = torch.nn.utils.parameters_to_vector(product(groups=2).energy.parameters())
     assert (weights[0] - weights[1]).abs().max() < 1e-4 < (weights[0] - start).abs().max()
@@ -198,7 +198,7 @@ def test_stage_two_with_other_buffers(changes, tmp_path):
     stage = StageTwo(
         model, torch.rand(8, 3, 32, 32), config, buffer_path=None if changes else tmp_path / 'buffer'
     )
-    assert training.fit(stage, tmp_path / 'stage.safetensors', progress=False).outcome == 'finished'
+    assert loop.fit(stage, tmp_path / 'stage.safetensors', progress=False).outcome == 'finished'
     again = StageTwo(product(groups=1), torch.rand(8, 3, 32, 32), config)
     again.load_state_dict(load_checkpoint(tmp_path / 'stage.safetensors'))
     assert torch.equal(again.buffer.noise, stage.buffer.noise) and again.buffer.noise.dtype == (

@@ -27,7 +27,7 @@ from vaebm.presets import PAPER, override, preset
 from vaebm.runs import RunFolderError, Stopped, run_folder
 from vaebm.stage_one import build_nvae
 from vaebm.stage_two import build_vaebm
-from vaebm.training import FitResult
+from vaebm.loop import FitResult
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,16 +14,14 @@ from PIL import Image, ImageOps
 import vaebm
 from vaebm import images
 from vaebm.data import as_images, to_bytes
+from vaebm.files import center_square, image_files, read_image
 from vaebm.images import (
     FASHION_CLASSES,
     IMAGE_SETS,
     Images,
     StackedDigits,
-    center_square,
-    image_files,
     load_images,
     read_folder,
-    read_image,
     read_lmdb,
     read_npz,
 )
@@ -202,6 +200,17 @@ def test_sixteen_bits_of_grey_keep_their_ramp(tmp_path):
     for bad in (Image.fromarray(ramp.astype(np.float32)), Image.fromarray(ramp.astype(np.int32) * 2)):
         assert error_message(ValueError, center_square, bad, 16).startswith(
             'pixels must have 8 or 16 bits per channel'
+        )
+
+
+def test_the_box_of_celeba_is_that_of_the_released_code():
+    rows, columns = np.mgrid[:218, :178]
+    image = Image.fromarray(np.stack([columns, rows, np.zeros_like(rows)], -1).astype(np.uint8))
+    pixels = center_square(image, 148, images.CROPS['celeba64'])
+    assert pixels[0, 0].tolist() == [15, 40, 0] and pixels[-1, -1].tolist() == [162, 187, 0]
+    for box in ((-1, 0, 10, 11), (0, 0, 179, 179), (0, 0, 10, 11), (10, 10, 10, 10)):
+        assert 'crop must be a square box (left, top, right, bottom) within 178 x 218 pixels' in error_message(
+            ValueError, center_square, image, 16, box
         )
 
 

@@ -24,7 +24,7 @@ from vaebm.report import launches
 from vaebm.rows import draw, read_samples
 from vaebm.presets import override, preset
 from vaebm.runs import Paused, RunFolderError, Stopped
-from vaebm.training import FitResult, fit
+from vaebm.loop import FitResult, fit
 
 EXPERIMENTS = Path(__file__).parents[1] / 'nbs' / 'experiments'
 HQ = {

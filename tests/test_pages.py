@@ -40,7 +40,7 @@ LONG = {
     '21_ratio',
     '26_ood',
     '27_chains',
-    '29_ablations',
+    '28_variants',
     '30_presets',
     '33_launch',
 }  # in `make test-slow`

@@ -108,3 +108,18 @@ def test_what_is_not_there_is_refused():
     ):
         with pytest.raises(ValueError, match=text):
             override(preset('celeba64'), overrides)
+
+
+def test_stage_one_is_that_of_the_commands_of_vaebm():
+    "Epochs, images of an update, rate, warm-up epochs and weight of the penalties, by the README of VAEBM's code."
+    for name, epochs, batch, lr, warmup, weights in (
+        ('cifar10', 400, 256, 1e-2, 5, (0.0, 0.1)),
+        ('celeba64', 50, 256, 1e-2, 1, (0.0, 0.1)),
+        ('lsun64', 60, 256, 1e-2, 1, (0.0, 0.1)),
+        ('celebahq256', 200, 64, 6e-3, 5, (10.0, 0.01)),
+    ):
+        config = preset(name)
+        stage, updates = config.model.stage1, config.data.n_train // batch
+        assert (stage.n_steps, stage.batch_size, stage.lr) == (epochs * updates, batch, lr), name
+        assert (stage.warmup, stage.regularize_start, stage.regularize) == (warmup * updates, *weights), name
+        assert config.evaluation.batch_size == (10 if name == 'celebahq256' else 40)

@@ -160,7 +160,7 @@ try: vaebm.load_pretrained('cifar100')
 except ValueError as error: text = str(error)
 names = text.split('one of ')[1].split(', got')[0].split(', ')
 assert names == list(vaebm.list_pretrained()), text
-assert 'vaebm.ablations' not in sys.modules
+assert 'vaebm.variants' not in sys.modules
 print(*[f'{name}={type(vaebm.load_pretrained(name)).__name__}' for name in names])
 """
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = """
 import torch
 import vaebm
-from vaebm.training import StageTwo, StageTwoConfig, fit
+from vaebm.loop import fit
+from vaebm.training import StageTwo, StageTwoConfig
 
 model = vaebm.load_pretrained('25_gaussians')
 x = model.sample(1000, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ from vaebm.energy import MLPEnergy
 from vaebm.model import VAEBM
 from vaebm.ratio import DensityRatio
 from vaebm.stage_two import RatioConfig
-from vaebm.training import fit
+from vaebm.loop import fit
 from vaebm.vae import MLPVAE
 
 

@@ -37,7 +37,7 @@ from vaebm.runs import (
     write_record,
 )
 from vaebm.stage_two import VAEBMConfig, build_vaebm
-from vaebm.training import FitResult
+from vaebm.loop import FitResult
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ from dataclasses import dataclass
 from vaebm.data import gaussian_grid
 from vaebm.config import configure
 from vaebm.runs import RunFolderError, run_folder
-from vaebm.training import Config, StageOne, build, fit
+from vaebm.loop import fit
+from vaebm.training import Config, StageOne, build
 torch.set_num_threads(1)
 config = configure(Config(), {'network': {'width': 8}, 'stage1': {'n_steps': 40, 'batch_size': 16}})
 try: folder = run_folder(sys.argv[1], config)
@@ -194,7 +195,8 @@ from vaebm.data import gaussian_grid
 from vaebm.checkpoints import save_checkpoint
 from vaebm.config import configure
 from vaebm.runs import claim_data, run_folder, write_record
-from vaebm.training import Config, FitResult, StageOne, StageTwo, build, fit
+from vaebm.loop import FitResult, fit
+from vaebm.training import Config, StageOne, StageTwo, build
 torch.set_num_threads(1)
 few = {'n_steps': 6, 'batch_size': 16}
 config = configure(Config(), {'network': {'width': 8}, 'stage1': few, 'stage2': few | {'buffer_size': 16}})

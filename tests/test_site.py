@@ -26,7 +26,8 @@ import torch
 from PIL import Image
 
 from vaebm.config import error_message
-from vaebm.explore import Playground, as_png
+from vaebm.explore import Playground
+from vaebm.widgets import as_png
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -439,7 +440,7 @@ def reached_by_tab(page, explorer, n):
 def test_explorers_in_jupyterlab(page, lab):
     assert not run_all(page, lab, '35_explore.ipynb')
     explorers = page.locator(EXPLORERS)
-    assert explorers.count() == 7 and all(
+    assert explorers.count() == 6 and all(
         len(img.get_attribute('alt')) > 30 for img in explorers.locator('img').all()
     )
     for explorer in explorers.all():
@@ -463,7 +464,7 @@ def app(browser, copy):
     (command,) = re.findall(r'^explore:.*\n\t\$\(BIN\)/(voila .*)$', (ROOT / 'Makefile').read_text(), re.M)
     with served(copy, *shlex.split(command), '--Voila.ip=127.0.0.1') as address:
         page.goto(address)
-        wait_until(lambda: page.locator(EXPLORERS).count() == 7, 'voila does not show all explorers')
+        wait_until(lambda: page.locator(EXPLORERS).count() == 6, 'voila does not show all explorers')
         page.locator(f'{EXPLORERS} img').last.wait_for()
         yield page
 
@@ -474,7 +475,7 @@ def test_the_application_is_explorers_and_their_prose(app):
     assert not any(word in text for word in ('There was an error', 'not yet', 'ms per redraw', 'Traceback'))
     titles = app.get_by_role('heading').all_inner_texts()
     assert len(titles) > 8 and not any('Exercises' in title for title in titles)
-    assert app.locator('.jp-OutputArea-output').count() == 7, 'an output that is no explorer'
+    assert app.locator('.jp-OutputArea-output').count() == 6, 'an output that is no explorer'
 
 
 def test_a_control_of_the_application_changes_its_picture(app):

@@ -19,7 +19,7 @@ from vaebm.model import VAEBM
 from vaebm.nvae import NVAE
 from vaebm.stage_one import ImageStageOne, ImageStageOneConfig
 from vaebm.stage_two import ImageStageTwo, ImageStageTwoConfig
-from vaebm.training import fit
+from vaebm.loop import fit
 
 SIZES = replace(small.SIZES, image_size=16, scales=2)
 
@@ -121,7 +121,12 @@ def train(stage, n=20):
 
 
 @pytest.mark.parametrize(
-    'make, changes', [(stage_one, {}), (stage_one, {'accumulate': 2, 'checkpoint_activations': True}), (stage_two, {})]
+    'make, changes',
+    [
+        (stage_one, {}),
+        pytest.param(stage_one, {'accumulate': 2, 'checkpoint_activations': True}, marks=pytest.mark.slow),
+        pytest.param(stage_two, {}, marks=pytest.mark.slow),
+    ],
 )
 def test_twenty_updates_are_those_of_the_plain_ones(make, changes, monkeypatch):
     with monkeypatch.context() as patch:
@@ -186,3 +191,17 @@ def test_stage_one_serves_any_vae_that_can_sample():
     assert fit(stage, progress=False).outcome == 'finished' and stage.sample(
         2, torch.Generator().manual_seed(0)
     ).shape == (2, 2, 16, 16)
+
+
+def test_the_weight_of_the_penalties_falls_while_that_of_the_divergence_rises():
+    "Log-linearly from 10 to 0.01, as the released CelebA-HQ command has it; without a start it stays."
+    config = ImageStageOneConfig(1000, 4, regularize=0.01, regularize_start=10.0)
+    stage = ImageStageOne(NVAE(small.SIZES), pixels(8), config)
+    found = {}
+    for stage.done in (0, 149, 299, 999):
+        found[stage.done] = stage.regularization()
+    assert found == pytest.approx({0: 10 ** (1 - 3 / 300), 149: 10**-0.5, 299: 0.01, 999: 0.01})
+    stage.config = ImageStageOneConfig(1000, 4, regularize=0.3)
+    assert stage.regularization() == 0.3
+    with pytest.raises(ValueError, match='regularize must be above 0 if regularize_start is, 10.0, got 0.0'):
+        ImageStageOneConfig(regularize=0.0, regularize_start=10.0)

@@ -17,7 +17,7 @@ from fork import finish, start
 from small import SMALL
 
 import vaebm
-from vaebm.ablations import DecoderStage
+from vaebm.variants import DecoderStage
 from vaebm.checkpoints import (
     CheckpointError,
     digest,
@@ -36,7 +36,8 @@ from vaebm.nvae import NVAE
 from vaebm.ratio import DensityRatio
 from vaebm.stage_one import ImageConfig, ImageStageOne, ImageStageOneConfig, Monitor, build_nvae
 from vaebm.stage_two import ImageStageTwo, ImageStageTwoConfig, RatioConfig, VAEBMConfig, build_vaebm
-from vaebm.training import Config, FitResult, StageOne, StageTwo, TrainingDiverged, build, fit, read_seconds
+from vaebm.loop import FitResult, TrainingDiverged, fit, read_seconds
+from vaebm.training import Config, StageOne, StageTwo, build
 from vaebm.vae import MLPVAE
 
 SIZES = replace(small.SIZES, flows=0)
@@ -385,7 +386,8 @@ TRAIN = """
 import sys, torch
 from vaebm.data import gaussian_grid
 from vaebm.config import configure
-from vaebm.training import Config, StageOne, StageTwo, build, fit
+from vaebm.loop import fit
+from vaebm.training import Config, StageOne, StageTwo, build
 torch.set_num_threads(1)
 second = {'n_steps': 800, 'batch_size': 128, 'buffer_size': 256, 'replay': .9, 'replay_anneal': 100}
 small = {'network': {'width': 32}, 'stage1': {'n_steps': 300}, 'stage2': second}
@@ -401,7 +403,7 @@ from vaebm.data import embedded_digits
 from vaebm.images import Images, StackedDigits
 from vaebm.nvae import NVAEConfig
 from vaebm.stage_one import ImageConfig, ImageStageOne, ImageStageOneConfig, build_nvae
-from vaebm.training import fit
+from vaebm.loop import fit
 torch.set_num_threads(1)
 digits, labels = embedded_digits()
 data = StackedDigits(Images((255 * digits).round().byte(), labels))
@@ -418,7 +420,7 @@ from vaebm.images import Images
 from vaebm.config import configure
 from vaebm.ratio import DensityRatio
 from vaebm.stage_two import ImageStageTwo, RatioConfig, VAEBMConfig, build_vaebm
-from vaebm.training import fit
+from vaebm.loop import fit
 torch.set_num_threads(1)
 digits, _ = embedded_digits()
 small = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(digits, [2] * 4), 2).expand(-1, 3, -1, -1)

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .checkpoints import read_weights, save_checkpoint, write_json
+from .config import check, integer
 from .data import as_images, check_data
 from .runs import publish
 
@@ -117,15 +118,25 @@ def feature_distance(reference: Statistics, f: torch.Tensor) -> float:  # featur
     return _distance(reference, s, root @ reference.cov @ root.T)
 
 # %% ../nbs/16_frechet.ipynb #10bscore01
-def inception_score(logits: torch.Tensor) -> float:  # of a classifier, shape (n, classes)
-    """exp of the mean KL divergence of an image's classes from those of all images (Salimans et al. 2016),
-    in one split; from 1 to the number of classes or of images, whichever is less.
+def inception_score(
+    logits: torch.Tensor,  # of a classifier, shape (n, classes)
+    splits: int = 1,  # the score is the mean of those of so many parts; published ones are of ten
+) -> float:
+    """exp of the mean KL divergence of an image's classes from those of all images (Salimans et al. 2016);
+    from 1 to the number of classes or of images, whichever is less.
+
+    Raises `ValueError` for logits of another shape, or fewer rows than `splits`.
     """
     if logits.ndim != 2:
         raise ValueError(f'logits must have shape (n, classes), got {tuple(logits.shape)}')
+    check('splits', splits, integer(1, len(logits)))
+
+    def of_part(log_p):
+        log_mean = log_p.logsumexp(0) - math.log(len(log_p))
+        return (log_p.exp() * (log_p - log_mean)).sum(1).mean().exp()
+
     log_p = check_data(logits, 'logits').double().log_softmax(1)
-    log_mean = log_p.logsumexp(0) - math.log(len(log_p))
-    return (log_p.exp() * (log_p - log_mean)).sum(1).mean().exp().item()
+    return torch.stack([of_part(part) for part in log_p.tensor_split(splits)]).mean().item()
 
 # %% ../nbs/16_frechet.ipynb #10bfrechet020
 def publish_statistics(s: Statistics, name: str, command: str, **where) -> dict:  # where: `target` of `publish`

@@ -23,13 +23,12 @@ from .checkpoints import replacing, write_json
 from .config import check, integer
 from .data import to_bytes
 from .distributed import pause_when, rank
+from .files import import_lmdb, lmdb_folder
 from vaebm.images import (
     CROPS,
     Images,
     check_set,
     data_folder,
-    import_lmdb,
-    lmdb_folder,
     load_images,
     pixels_sha256,
     read_folder,

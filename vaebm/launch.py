@@ -26,7 +26,7 @@ from .rows import draw
 from .report import launches
 from .presets import PAPER, override, preset
 from .runs import Paused, RunFolderError, Stopped, environment, run_folder
-from .training import FitResult
+from .loop import FitResult
 
 # %% ../nbs/33_launch.ipynb #manygpus018
 def _join() -> PartialState:

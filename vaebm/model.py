@@ -248,11 +248,11 @@ def _(model: VAEBM, dtype: torch.dtype | None = None):
 NETWORKS = {
     'MLPVAE': 'vae',
     'NVAE': 'nvae',
-    'PairVAE': 'ablations',
-    'Pixels': 'ablations',
+    'PairVAE': 'variants',
+    'Pixels': 'variants',
     'MLPEnergy': 'energy',
     'EnergyResNet': 'energy_nets',
-    'PlainEnergy': 'ablations',
+    'PlainEnergy': 'variants',
 }  # class: its module
 
 

@@ -30,6 +30,7 @@ from .data import to_bytes
 from .distributed import all_gather, barrier, rank, update_of, world_size
 from .experiment import Evaluator, ImageExperiment, Run
 from .images import Images
+from .loop import FitResult, fit
 from .model import VAEBM
 from .nvae import NVAE
 from .pretrained import load_pretrained
@@ -38,7 +39,6 @@ from .runs import device, need_finished
 from .samplers import normal_like
 from .stage_one import ImageStageOne, Monitor, build_nvae, read_evaluations
 from .stage_two import ImageStageTwo, VAEBMConfig, build_vaebm, project
-from .training import FitResult, fit
 
 # %% ../nbs/23_pipeline.ipynb #pipeline03c
 def evaluators(run: Run, splits: dict) -> tuple[Evaluator, Evaluator]:  # {'train', 'test': images}

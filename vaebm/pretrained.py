@@ -21,7 +21,7 @@ LOADERS = {  # kind of a trained model: what makes it of its record, its weights
     'vaebm': 'vaebm.training:_load_points',
     'nvae': 'vaebm.nvae:_load_nvae',
     'energy': 'vaebm.stage_two:_load_image_vaebm',
-    'pairs': 'vaebm.ablations:_load_pairs',
+    'pairs': 'vaebm.variants:_load_pairs',
 }
 
 

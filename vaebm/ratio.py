@@ -17,7 +17,7 @@ from .fast import fold
 from .model import VAEBM
 from .stage_one import augment
 from .stage_two import RatioConfig
-from .training import Stage
+from .loop import Stage
 
 # %% ../nbs/21_ratio.ipynb #imagesratio01
 class DensityRatio(Stage):

@@ -19,6 +19,7 @@ import torch
 from .checkpoints import load_checkpoint, read_record, read_weights, save_checkpoint, write_atomic
 from .distributed import update_of
 from .experiment import Evaluator, Run
+from .loop import FitResult, read_seconds
 from .model import VAEBM
 from .nvae import NVAE
 from .pipeline import evaluations_of, kept_evaluation, published_base
@@ -26,7 +27,6 @@ from .plot import COLORS, STYLES, axes, curve, pictures, show
 from .rows import row_cell, sample_product, sample_vae
 from .runs import device, write_record
 from .stage_two import project, provenance
-from .training import FitResult, read_seconds
 
 # %% ../nbs/25_report.ipynb #pipeline053
 def _history(file):

@@ -344,14 +344,14 @@ def split_hmc(
         init_with_grad, partial(_split_hmc_step, h=step_size, n_leapfrog=n_leapfrog), ('split_hmc', options)
     )
 
-# %% ../nbs/29_ablations.ipynb #samplersimp24
+# %% ../nbs/28_variants.ipynb #samplersimp24
 from functools import partial
 
 import torch
 
 from .config import above, at_least, check
 
-# %% ../nbs/29_ablations.ipynb #13ablations082b
+# %% ../nbs/28_variants.ipynb #13ablations082b
 def _clipped_step(state, potential, generator=None, *, step_size, clip, noise):
     state = with_grad(state, potential)
     descent = (2 * (state.grad - state.eps)).clamp(-clip, clip)  # of x

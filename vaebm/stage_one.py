@@ -30,7 +30,8 @@ from .layers import SpectralSum, batch_norm_penalty, checkpoint_cells, shared_ke
 from .nvae import NVAE, NVAEConfig
 from .plot import axes, pictures, show
 from .pretrained import load_recorded
-from .training import Stage, check_micro_batches, cosine_lr, kl_weight
+from .loop import Stage, cosine_lr
+from .training import check_micro_batches, kl_weight
 
 # %% ../nbs/19_stage_one.ipynb #08bimagestag005
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class ImageStageOneConfig:
     weight_decay: float = 3e-4
     kl_warmup: float = 0.3  # share of the training over which the KL weight rises from 0 to 1
     regularize: float = 0.1  # times spectral norms and batch-norm scales
+    regularize_start: float = 0.0  # if above 0, that weight falls from here while the KL weight rises
     noise: float = 0.0  # standard deviation of Gaussian noise added to the images, [0, 1] scale
     flip: bool = False  # mirror images at random
     ema: float = 0.999  # decay of the averaged weights
@@ -61,10 +63,13 @@ class ImageStageOneConfig:
             weight_decay=at_least(0),
             kl_warmup=between(0, 1),
             regularize=at_least(0),
+            regularize_start=at_least(0),
             noise=at_least(0),
             ema=between(0, 1),
             accumulate=integer(),
         )
+        if self.regularize_start and not self.regularize:
+            raise ValueError(f'regularize must be above 0 if regularize_start is, {self.regularize_start}, got 0.0')
         check_micro_batches(self)
 
 # %% ../nbs/19_stage_one.ipynb #08bimagestag007
@@ -153,6 +158,12 @@ class ImageStageOne(Stage):
         "KL weight of the next update."
         return kl_weight(self.done, self.config.n_steps, self.config.kl_warmup)
 
+    def regularization(self) -> float:
+        "Weight of the penalties of the next update."
+        start, end = self.config.regularize_start, self.config.regularize
+        beta = self.beta()
+        return start ** (1 - beta) * end**beta if start else end
+
     def elbo(self, x: torch.Tensor) -> torch.Tensor:
         """Mean bound of a batch.
 
@@ -175,7 +186,8 @@ class ImageStageOne(Stage):
                 elbo = self.elbo(part) / k
                 penalty = elbo.new_zeros(())
                 if c.regularize and not i:
-                    penalty = penalty + c.regularize * (self.spectral(stacks) + batch_norm_penalty(self.module))
+                    norms = self.spectral(stacks) + batch_norm_penalty(self.module)
+                    penalty = penalty + self.regularization() * norms
                 yield penalty - elbo, {'elbo': elbo.detach(), 'penalty': penalty.detach()}
 
     def step(self) -> dict:

@@ -4,24 +4,18 @@
 
 # %% auto #0
 __all__ = ['BETA', 'StageOneConfig', 'NetworkConfig', 'check_micro_batches', 'StageTwoConfig', 'make_kernel', 'Config', 'build',
-           'cosine_lr', 'kl_weight', 'TrainingDiverged', 'nonfinite_row', 'check_gradients', 'keep_layout', 'Stage',
-           'StageOne', 'FitResult', 'read_seconds', 'fit', 'StageTwo']
+           'kl_weight', 'StageOne', 'StageTwo']
 
 # %% ../nbs/09_training.ipynb #08twostage003
-import copy
-import json
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from . import samplers
-from .checkpoints import BROKEN, CheckpointError, nonfinite_entry, write_json
 from vaebm.config import (
     FORMER_TIERS,
     SEED,
@@ -36,20 +30,9 @@ from vaebm.config import (
     configure,
     integer,
 )
-from .data import check_data
-from vaebm.distributed import (
-    all_gather,
-    DataParallel,
-    all_reduce_mean,
-    broadcast,
-    broadcast_module,
-    load_rank_checkpoint,
-    rank,
-    rank_file,
-    save_rank_checkpoint,
-    world_size,
-)
+from .distributed import broadcast_module, rank_file
 from .energy import Energy, MLPEnergy, clip_by_second_moment, ebm_loss
+from .loop import Stage, TrainingDiverged, nonfinite_row
 from .model import VAEBM, fold
 from .samplers import Kernel, ReplayBuffer, run
 from .vae import MLPVAE, NoiseVAE
@@ -190,175 +173,9 @@ def build(config: Config) -> VAEBM:
     return VAEBM(vae, energy, make_kernel(config.stage2))
 
 # %% ../nbs/09_training.ipynb #08twostage022
-def cosine_lr(step: int, n_steps: int, peak: float, warmup: int = 50) -> float:
-    "Linear warm-up, then a cosine from `peak` to a hundredth of it."
-    check('n_steps', n_steps, integer())
-    return (
-        peak
-        * min(1, (step + 1) / max(1, warmup))
-        * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / n_steps)))
-    )
-
-
 def kl_weight(step: int, n_steps: int, warmup: float) -> float:
     "KL weight, rising linearly to 1 over the share `warmup` of the training."
     return min(1.0, (step + 1) / max(1, warmup * n_steps))
-
-# %% ../nbs/09_training.ipynb #08twostage029
-class TrainingDiverged(RuntimeError):
-    "The energy gap exceeds `max_gap`, or a value is not finite."
-
-
-def nonfinite_row(x: torch.Tensor) -> int | None:  # shape (N, ...)
-    "Index of the first row that holds NaN or infinity; None if there is none."
-    bad = ~x.flatten(1).isfinite().all(1)
-    return int(bad.nonzero()[0]) if bad.any() else None
-
-
-def check_gradients(module: torch.nn.Module, done: int) -> None:  # updates so far
-    """Raise `TrainingDiverged` if the norm of all gradients is not finite.
-
-    It names the non-finite one nearest the output: parameters are registered roughly in forward
-    order.
-    """
-    grads = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-    if torch.nn.utils.get_total_norm(list(grads.values())).isfinite():
-        return
-    bad = [f'gradient of {name}' for name, g in reversed(grads.items()) if not g.isfinite().all()]
-    raise TrainingDiverged(f'the {bad[0] if bad else "norm of the gradient"} is not finite at update {done}')
-
-# %% ../nbs/09_training.ipynb #08twostage025
-def keep_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Give moments the memory layout of their weights.
-
-    A checkpoint holds all tensors contiguous, and updates of two layouts at once are slow on a GPU.
-    """
-    for p, moments in optimizer.state.items():
-        for name, value in moments.items():
-            if name != 'step' and isinstance(value, torch.Tensor):
-                moments[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
-
-
-class Stage:
-    """What both stages share: module, optimiser, generator, step count, history.
-
-    All of it in `state_dict`. A stage of your own has a method `step`.
-    """
-
-    module: Any  # an `nn.Module`, and what its kind of stage needs of it
-
-    def __init__(
-        self, module: Any, x, config, seed: int, optimizer: torch.optim.Optimizer
-    ):  # x: a tensor, or anything with `sample(n, generator)`
-        device = next(module.parameters()).device
-        if not isinstance(x, torch.Tensor):
-            check_has('x', x, 'sample')
-        broadcast_module(module)
-        self.module = module
-        self.parallel = DataParallel(module)
-        self.config = config
-        self.optimizer = optimizer
-        optimizer.register_load_state_dict_post_hook(keep_layout)
-        self.x = check_data(x, 'x').to(device) if isinstance(x, torch.Tensor) else x
-        self.generator = torch.Generator(device).manual_seed(seed + 1_000_000 * rank())
-        self.done, self.history = 0, []
-        self.seconds = 0.0  # of all updates so far, those of earlier processes included
-
-    def batch(self) -> torch.Tensor:
-        "A random batch of the training data."
-        n, g = self.config.batch_size, self.generator
-        if isinstance(self.x, torch.Tensor):
-            return self.x[torch.randint(len(self.x), (n,), generator=g, device=g.device)]
-        return self.x.sample(n, g).to(g.device)
-
-    def step(self) -> dict[str, float]:
-        "One update; returns its row of the history."
-        raise NotImplementedError
-
-    def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        "What a monitor shows of the weights now, shape (n, ...)."
-        raise NotImplementedError
-
-    def rate(self) -> float:
-        "The learning rate of the next update."
-        return cosine_lr(self.done, self.config.n_steps, self.config.lr)
-
-    def update(
-        self,
-        losses: Iterable[tuple[torch.Tensor, dict[str, torch.Tensor]]],  # with scalars on the device
-        guard: Callable[[dict], None] = lambda row: None,  # raises `TrainingDiverged` if a value forbids it
-        stats: dict[str, torch.Tensor] | None = None,  # more scalars, of the update as a whole
-    ) -> dict[str, float]:
-        """One optimiser step at the scheduled rate, on the gradient of the sum of `losses`.
-
-        Each loss is differentiated before the next is made. Returns all scalars, averaged over ranks;
-        those that come with losses are summed like these. One transfer brings them and the norm of the
-        gradient, so that the program waits for the device once.
-        """
-        for group in self.optimizer.param_groups:
-            group['lr'] = self.rate()
-        self.optimizer.zero_grad()
-        stats = dict(stats or {})
-        losses, k = iter(losses), getattr(self.config, 'accumulate', 1)
-        for i in range(k):
-            _, found = self.parallel.backward(lambda: next(losses), last=i == k - 1)
-            for name, value in found.items():
-                stats[name] = stats[name] + value if name in stats else value
-        if next(losses, None):
-            raise ValueError(f'losses must be one for each of {k} micro-batches, got more')
-        grads = [p.grad for p in self.module.parameters() if p.grad is not None]
-        norms = torch._foreach_norm(grads)  # pyright: ignore[reportPrivateImportUsage]
-        norm = torch.linalg.vector_norm(torch.stack(norms))
-        values = all_reduce_mean(torch.stack([x.to(norm) for x in (norm, *stats.values())])).tolist()
-        row = dict(zip(stats, values[1:]))
-        guard(row)
-        if not math.isfinite(values[0]):
-            check_gradients(self.module, self.done)
-        self.clip()
-        self.optimizer.step()
-        return row
-
-    def clip(self) -> None:
-        "Change the gradients before they are used; by default not at all."
-
-    def blame(
-        self,
-        x: torch.Tensor,  # a batch
-        find: Callable[[], str | None],  # names what else may be the cause, on this rank
-        loss: str,
-    ) -> None:  # what to name if nothing is found
-        """Raise `TrainingDiverged` with the first row of data that is not finite, on any rank, else with
-        what `find()` names.
-        """
-        found = [name for name in all_gather(self._bad_row(x)) if name] or [
-            name for name in all_gather(find()) if name
-        ]
-        what = ' and '.join(dict.fromkeys(found)) or loss
-        raise TrainingDiverged(f'{what} is not finite at update {self.done}')
-
-    def _bad_row(self, x):
-        data = {'data': self.x, 'batch': x} if isinstance(self.x, torch.Tensor) else {'batch': x}
-        rows = {name: nonfinite_row(t) for name, t in data.items()}
-        return next((f'row {row} of the {name}' for name, row in rows.items() if row is not None), None)
-
-    def weights(self) -> dict:
-        "State of what the stage hands on."
-        return self.module.state_dict()
-
-    def state_dict(self) -> dict:
-        return {
-            'module': self.module.state_dict(),
-            'optimizer': self.optimizer.state_dict(),
-            'generator': self.generator.get_state(),
-            'done': self.done,
-            'history': self.history,
-        }
-
-    def load_state_dict(self, state: dict) -> None:
-        self.module.load_state_dict(state['module'])
-        self.optimizer.load_state_dict(state['optimizer'])
-        self.generator.set_state(state['generator'])
-        self.done, self.history = state['done'], list(state['history'])
 
 # %% ../nbs/09_training.ipynb #08twostage027
 class StageOne(Stage):
@@ -380,156 +197,6 @@ class StageOne(Stage):
 
     def clip(self):
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 10.0)
-
-# %% ../nbs/09_training.ipynb #08twostage030
-@dataclass(frozen=True)
-class FitResult:
-    "How a training ended; its text is a line for a log."
-
-    outcome: str  # 'finished', 'paused' or 'stopped'
-    step: int  # update of the weights that the stage has now
-    reason: str = ''  # why it stopped
-
-    def __str__(self):
-        if self.outcome == 'stopped':
-            return f'stopped: {self.reason}; weights of update {self.step} restored'
-        return f'paused at update {self.step}' if self.outcome == 'paused' else self.outcome
-
-
-def _host_copy(state: Any) -> Any:
-    "A copy of a state in the host's memory: that of an accelerator is scarce."
-    if isinstance(state, torch.Tensor):
-        return state.detach().to('cpu', copy=True)
-    if isinstance(state, dict):
-        return {key: _host_copy(value) for key, value in state.items()}
-    return [_host_copy(value) for value in state] if isinstance(state, list) else copy.deepcopy(state)
-
-
-def _finite_state(stage: Stage) -> dict:
-    """A copy of a stage's state, in the host's memory.
-
-    Raises `TrainingDiverged` with the name of an entry that is not finite, on any rank.
-    """
-    state = _host_copy(stage.state_dict())
-    bad = next((name for name in all_gather(nonfinite_entry(state)) if name), None)
-    if bad:
-        raise TrainingDiverged(f'{bad} is not finite at update {stage.done}')
-    return state
-
-
-def _tried_state(stage: Stage) -> dict:
-    """A copy of a stage's state, from which one update has been made and taken back.
-
-    Raises `TrainingDiverged` if that does.
-    """
-    state = _finite_state(stage)
-    stage.step()
-    stage.load_state_dict(state)
-    return state
-
-# %% ../nbs/09_training.ipynb #08twostage030c
-def _seconds_file(path: Path | str) -> Path:
-    return Path(path).with_name('seconds.json')
-
-
-def read_seconds(path: Path | str) -> float:  # checkpoint of a stage
-    """Seconds of training behind a checkpoint, those of all processes that wrote it in turn.
-
-    0 if nobody measured them.
-    """
-    file = _seconds_file(path)
-    found = json.loads(file.read_text()) if file.exists() else {}
-    if not isinstance(found, dict):
-        return found  # a number, in folders of the first version
-    return found.get(Path(path).stem, 0.0)
-
-
-def _save(path: Path | str, state: dict, seconds: float) -> None:
-    "Write the checkpoint and, beside it, the seconds of training behind it."
-    save_rank_checkpoint(path, state)
-    file = _seconds_file(path)
-    found = json.loads(file.read_text()) if file.exists() else {}
-    if not rank():
-        write_json(file, (found if isinstance(found, dict) else {}) | {Path(path).stem: seconds})
-
-
-def _resume(stage: Stage, path: Path | str) -> bool:
-    """Take up the checkpoint, if there is one.
-
-    Raises `CheckpointError` if it is of another kind of stage.
-    """
-    saved = load_rank_checkpoint(path)
-    if saved is None:
-        return False
-    try:
-        stage.load_state_dict(saved)
-    except BROKEN as e:
-        raise CheckpointError(f'{path} is no checkpoint of this {type(stage).__name__}: {e}') from e
-    stage.seconds = read_seconds(path)
-    return True
-
-# %% ../nbs/09_training.ipynb #08twostage030d
-def fit(
-    stage: Stage,
-    path: Path | str | None = None,  # checkpoint to resume from and to write
-    every: int = 250,  # updates between checkpoints
-    progress: bool = True,  # show a progress bar
-    until: int | None = None,  # pause at this update; by default go to the end
-    watch: Callable[[Stage], None] | None = None,  # called at every checkpoint and at the end, on all ranks
-    pause: Callable[[], bool] | None = None,  # asked before every update, on rank 0: True pauses; see `pause_when`
-) -> FitResult:
-    """Train, resuming from `path`, until the end, a pause, or a `TrainingDiverged`, after which the last
-    checkpoint is back.
-
-    A training that has finished before is left as it is, and a pause calls nothing. Raises
-    `CheckpointError` for a file that is not this stage's, `ValueError` unless every >= 1 and until
-    >= 0.
-    """
-    check('every', every, integer())
-    if until is not None:
-        check('until', until, integer(0))
-    n_steps, first = stage.config.n_steps, rank() == 0
-    if path and _resume(stage, path) and stage.done >= n_steps:
-        return FitResult('finished', stage.done)
-    good, end = _host_copy(stage.state_dict()), n_steps if until is None else min(until, n_steps)
-    hidden, name = not (progress and first), type(stage).__name__
-
-    def asked():
-        if pause is None:
-            return False
-        if world_size() == 1:
-            return pause()
-        answer = torch.tensor(float(first and pause()), device=stage.generator.device)
-        return broadcast(answer) > 0
-
-    try:
-        with tqdm(total=n_steps, initial=stage.done, disable=hidden, desc=name, mininterval=1) as bar:
-            while stage.done < end and not asked():
-                state = _finite_state(stage) if stage.done % every == 0 else None
-                if state and watch:
-                    watch(stage)
-                start = time.monotonic()
-                row = stage.step()
-                stage.seconds += time.monotonic() - start
-                if state:  # the step from it has passed the guards
-                    good = state
-                    bar.set_postfix({k: f'{v:.3g}' for k, v in row.items()})
-                    if path:
-                        _save(path, good, stage.seconds)
-                if stage.done % 10 == 0:
-                    stage.history.append({'step': stage.done, **row})
-                stage.done += 1
-                bar.update()
-        if stage.done > good['done']:
-            good = _tried_state(stage)
-    except TrainingDiverged as error:
-        stage.load_state_dict(good)
-        return FitResult('stopped', stage.done, str(error))
-    if stage.done >= n_steps and watch:
-        watch(stage)  # before it is saved: what is finished on disk has been watched
-    if path:
-        _save(path, good, stage.seconds)
-    return FitResult('finished' if stage.done >= n_steps else 'paused', stage.done)
 
 # %% ../nbs/09_training.ipynb #08twostage036
 class StageTwo(Stage):
