@@ -470,7 +470,7 @@ def speed(config: ImageExperiment, rounds: int = 3) -> dict:  # a reduced one
             generator=torch.Generator().manual_seed(0),
         )
     )
-    vae, _ = build_nvae(m)
+    vae = build_nvae(m)
     one = ImageStageOne(vae.to(where), x, m.stage1)
     two = ImageStageTwo(build_vaebm(m, one.ema.cpu(), x[:16]).to(where), x, m.stage2)
     return {
