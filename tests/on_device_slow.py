@@ -38,7 +38,7 @@ def test_launches_and_waits_of_updates_at_a_third_of_the_papers_depth():
         'stage2': {'batch_size': 2, 'chain_steps': 3},
     }
     config, x = configure(preset('cifar10').model, thin), pixels(32)[:]
-    vae, counts = build_nvae(config)[0], {}
+    vae, counts = build_nvae(config), {}
     with sim.device() as device:
         one = ImageStageOne(vae.to(device), x.to(device), config.stage1)
         two = ImageStageTwo(build_vaebm(config, one.ema, x).to(device), x.to(device), config.stage2)

@@ -295,7 +295,6 @@ def quantities():
             lambda v: classifier.mode_interval(torch.zeros(3, 1, dtype=torch.long), torch.ones(10) / 10, 2, v),
             share,
         ),
-        ('flops', lambda v: costs.gpu_hours(v, 'A100 SXM'), weight),
         (
             'noise',
             lambda v: variants.DigitPairs(
@@ -333,7 +332,8 @@ NAMES = [
     ('tier', lambda v: presets.preset('cifar10', v)),
     ('source', lambda v: presets.preset('cifar10', 'paper', v)),
     ('name', lambda v: released.load_released_energy({}, v)),
-    ('gpu', lambda v: costs.gpu_hours(1.0, v)),
+    ('gpu', lambda v: costs.gpu_hours({'flops': 1.0, 'bytes': 0, 'launches': 0}, v)),
+    ('kind', lambda v: costs.gpu_hours({'flops': 1.0, 'bytes': 0, 'launches': 0}, 'H100 SXM', v)),
     ('extractor', experiment.Extractor),
     ('kernel', lambda v: samplers.named_kernel(v, {})),
     ('blocks', lambda v: energy_nets.EnergyResNet(4, v)),

@@ -370,7 +370,7 @@ def evaluate_and_draw(folder):
     "Looks at an untrained stage 2, and samples of its product; every rank says what it has drawn."
     config = override(preset('celebahq256', 'smoke'), HQ)
     splits = full_scale.splits_of(config, folder / 'images')  # made beforehand
-    run, vae = Run(config, folder / f'{world_size()}'), build_nvae(config.model)[0].eval()
+    run, vae = Run(config, folder / f'{world_size()}'), build_nvae(config.model).eval()
     model = build_vaebm(config.model, vae, splits['train'][:8])
     share = pipeline.per_rank_config(config.model, world_size()).stage2
     stage = ImageStageTwo(model, splits['train'], share)
@@ -394,7 +394,7 @@ def test_evaluations_and_samples_do_not_depend_on_the_number_of_ranks(tmp_path):
 def asks_to_end(folder):
     "In the second round of parts: rank 0 is asked, both end."
     config, asked = override(preset('celebahq256', 'smoke'), HQ), iter([False, True])
-    vae = build_nvae(config.model)[0].eval()
+    vae = build_nvae(config.model).eval()
     model = build_vaebm(
         config.model, vae, torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     )

@@ -139,7 +139,7 @@ def test_samples_and_energies_of_other_weights_are_not_taken(tmp_path):
     config = override(preset('cifar10', 'smoke'), {'evaluation': {'n_samples': 4}})
     x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     a, b = (
-        build_vaebm(m, build_nvae(m)[0].eval(), x) for m in (override(config, {'seed': s}).model for s in (0, 1))
+        build_vaebm(m, build_nvae(m).eval(), x) for m in (override(config, {'seed': s}).model for s in (0, 1))
     )
     run = Run(config, tmp_path)
     first, other = (read_samples(draw(run, model)).pixels for model in (a, b))

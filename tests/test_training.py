@@ -409,7 +409,7 @@ digits, labels = embedded_digits()
 data = StackedDigits(Images((255 * digits).round().byte(), labels))
 sizes = NVAEConfig(groups=2, latent=4, channels_enc=4, channels_dec=4, cells_enc=1, cells_dec=1,
                    blocks_pre=3, blocks_post=3, cells_pre=1, cells_post=1)
-vae, _ = build_nvae(ImageConfig(nvae=sizes))
+vae = build_nvae(ImageConfig(nvae=sizes))
 stage = ImageStageOne(vae, data, ImageStageOneConfig(n_steps=80, batch_size=4, warmup=10, noise=.1, flip=True))
 assert fit(stage, f'{sys.argv[1]}/images.safetensors', every=4, progress=False).outcome == 'finished'
 """

@@ -230,7 +230,7 @@ def new_stage(number: int, m: Any, x: Any, where: torch.device) -> Stage:  # a `
 
     For stage 2 the statistics of an untrained NVAE are filled.
     """
-    vae = build_nvae(m)[0]
+    vae = build_nvae(m)
     if number == 1:
         return ImageStageOne(vae.to(where), x, m.stage1, m.seed)
     update_batch_norm(

@@ -73,15 +73,20 @@ def train(
     return result
 
 # %% ../nbs/33_launch.ipynb #manygpus026
-FIELDS = 'seed', 'nvae', 'stage1', 'energy', 'stage2', 'evaluation'  # `data` is the preset's name here
+FIELDS: dict[str, Any] = {  # as in the notebooks, but for `data`, which is the preset's name here
+    'seed': 0,
+    'vae': '',
+    'start': '',
+    'start_energy': '',
+    **dict.fromkeys(('nvae', 'stage1', 'energy', 'stage2', 'evaluation'), {}),
+}
 DEFAULTS: dict[str, Any] = {
     'run_dir': '',
     'data': '',
     'tier': 'paper',
     'source': 'paper',
     'seconds': math.inf,
-    'seed': 0,
-    **{name: {} for name in FIELDS[1:]},
+    **FIELDS,
 }
 
 
@@ -98,7 +103,7 @@ def _read_config(overrides):
 def main(argv: list[str] | None = None) -> None:
     """Command line, on every rank: run_dir=FOLDER data=PRESET [tier=paper] [source=paper]
     [seconds=80000] [field=value ...]; fields are those of the notebooks of the runs but `data`:
-    seed, nvae, stage1, energy, stage2, evaluation; values JSON. Trains both stages, draws the
+    seed, vae, start, start_energy, nvae, stage1, energy, stage2, evaluation; values JSON. Trains both stages, draws the
     samples, and pauses if there is a file STOP in the folder or the seconds are over; the exit
     code is 1 if training stopped by itself, 2 if a value is refused.
     """

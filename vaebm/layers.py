@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WNConv2d', 'data_dependent_init', 'lip_swish', 'SqueezeExcite', 'FactorizedReduce', 'UpSkip', 'batch_norm',
-           'add_tenth', 'EncoderCell', 'DepthwiseConv2d', 'DecoderCell', 'Cells', 'checkpoint_cells', 'kernel_stacks',
-           'shared_kernels', 'conv_matrices', 'SpectralSum', 'batch_norm_penalty']
+           'add_tenth', 'EncoderCell', 'DepthwiseConv2d', 'DecoderCell', 'conv_matrices', 'kernel_stacks',
+           'SpectralSum', 'batch_norm_penalty', 'shared_kernels', 'Cells', 'checkpoint_cells']
 
 # %% ../nbs/06_layers.ipynb #04layers003
 from collections.abc import Iterator
@@ -252,57 +252,11 @@ class DecoderCell(nn.Module):
         h = F.silu(self.norm3(self.depthwise(h)))
         return add_tenth(self.skip(x), self.norm4(self.project(h)), self.se)
 
-# %% ../nbs/06_layers.ipynb #04layers047b
-class Cells(nn.Sequential):
-    """Residual cells in a row.
-
-    With `checkpoint_activations`, training keeps the input of each and computes the rest again in the backward
-    pass.
-    """
-
-    checkpoint_activations = False
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for cell in self:
-            x = (
-                checkpoint(
-                    cell,
-                    x,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                    context_fn=lambda cell=cell: (nullcontext(), _SameStatistics(cell)),
-                )
-                if self.checkpoint_activations and self.training
-                else cell(x)
-            )
-        return x
-
-# %% ../nbs/06_layers.ipynb #04layers047b1
-def checkpoint_cells(module: nn.Module, on: bool) -> None:
-    "Switch `checkpoint_activations` of all `Cells` in `module`."
-    for m in module.modules():
-        if isinstance(m, Cells):
-            m.checkpoint_activations = on
-
-# %% ../nbs/06_layers.ipynb #04layers047b3
-class _SameStatistics:
-    """Leaves the running statistics of batch norms as they are.
-
-    May be entered again, for a second backward pass.
-    """
-
-    def __init__(self, cell):
-        self.norms: list[Any] = [m for m in cell.modules() if isinstance(m, nn.BatchNorm2d)]
-
-    def __enter__(self):
-        self.before = [(m.momentum, m.num_batches_tracked.clone()) for m in self.norms]
-        for m in self.norms:
-            m.momentum = 0.0
-
-    def __exit__(self, *error):
-        for m, (momentum, count) in zip(self.norms, self.before):
-            m.momentum = momentum
-            m.num_batches_tracked.copy_(count)
+# %% ../nbs/06_layers.ipynb #04layers049
+def conv_matrices(module: nn.Module) -> list[torch.Tensor]:
+    "The weight of every convolution in `module` as it is applied, each a matrix (out, in * k * k)."
+    convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+    return [(m.effective_weight() if isinstance(m, WNConv2d) else m.weight).flatten(1) for m in convs]
 
 # %% ../nbs/06_layers.ipynb #04layersstack2
 def kernel_stacks(module: nn.Module) -> list[tuple[list, torch.Tensor]]:
@@ -326,31 +280,6 @@ def _stack(convs):
         norm = torch.linalg.vector_norm(w, dim=(1, 2, 3), keepdim=True)
         w = w * (torch.cat([conv.log_norm for conv in convs]).exp() / (norm + 1e-5))
     return w.unflatten(0, (len(convs), -1))
-
-# %% ../nbs/06_layers.ipynb #04layersstack4
-@contextmanager
-def shared_kernels(module: nn.Module) -> Iterator[list]:
-    """Lends every weight-normalized convolution of `module` its part of the stacks.
-
-    Gradients flow through them.
-    """
-    stacks = kernel_stacks(module)
-    normalized = [(convs, w) for convs, w in stacks if isinstance(convs[0], WNConv2d)]
-    try:
-        for convs, w in normalized:
-            for conv, kernel in zip(convs, w.unbind()):
-                conv.lent = kernel
-        yield stacks
-    finally:
-        for convs, _ in normalized:
-            for conv in convs:
-                conv.lent = None
-
-# %% ../nbs/06_layers.ipynb #04layers049
-def conv_matrices(module: nn.Module) -> list[torch.Tensor]:
-    "The weight of every convolution in `module` as it is applied, each a matrix (out, in * k * k)."
-    convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
-    return [(m.effective_weight() if isinstance(m, WNConv2d) else m.weight).flatten(1) for m in convs]
 
 # %% ../nbs/06_layers.ipynb #04layers051
 def _unit(v):
@@ -430,3 +359,74 @@ def batch_norm_penalty(module: nn.Module) -> torch.Tensor | int:  # 0 without ba
         if isinstance(m, nn.BatchNorm2d):
             scales.setdefault(len(m.weight), []).append(m.weight)
     return sum(torch.stack(alike).abs().amax(1).sum() for alike in scales.values())
+
+# %% ../nbs/06_layers.ipynb #04layersstack4
+@contextmanager
+def shared_kernels(module: nn.Module) -> Iterator[list]:
+    """Lends every weight-normalized convolution of `module` its part of the stacks.
+
+    Gradients flow through them.
+    """
+    stacks = kernel_stacks(module)
+    normalized = [(convs, w) for convs, w in stacks if isinstance(convs[0], WNConv2d)]
+    try:
+        for convs, w in normalized:
+            for conv, kernel in zip(convs, w.unbind()):
+                conv.lent = kernel
+        yield stacks
+    finally:
+        for convs, _ in normalized:
+            for conv in convs:
+                conv.lent = None
+
+# %% ../nbs/06_layers.ipynb #04layers047b
+class Cells(nn.Sequential):
+    """Residual cells in a row.
+
+    With `checkpoint_activations`, training keeps the input of each and computes the rest again in the backward
+    pass.
+    """
+
+    checkpoint_activations = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for cell in self:
+            x = (
+                checkpoint(
+                    cell,
+                    x,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                    context_fn=lambda cell=cell: (nullcontext(), _SameStatistics(cell)),
+                )
+                if self.checkpoint_activations and self.training
+                else cell(x)
+            )
+        return x
+
+# %% ../nbs/06_layers.ipynb #04layers047b1
+def checkpoint_cells(module: nn.Module, on: bool) -> None:
+    "Switch `checkpoint_activations` of all `Cells` in `module`."
+    for m in module.modules():
+        if isinstance(m, Cells):
+            m.checkpoint_activations = on
+
+# %% ../nbs/06_layers.ipynb #04layers047b3
+class _SameStatistics:
+    """Leaves the running statistics of batch norms as they are.
+
+    May be entered again, for a second backward pass.
+    """
+
+    def __init__(self, cell):
+        self.norms: list[Any] = [m for m in cell.modules() if isinstance(m, nn.BatchNorm2d)]
+
+    def __enter__(self):
+        self.before = [(m.momentum, m.num_batches_tracked.clone()) for m in self.norms]
+        for m in self.norms:
+            m.momentum = 0.0
+
+    def __exit__(self, *error):
+        for m, (momentum, count) in zip(self.norms, self.before):
+            m.momentum = momentum
+            m.num_batches_tracked.copy_(count)

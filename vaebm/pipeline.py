@@ -37,7 +37,7 @@ from .pretrained import load_pretrained
 from .ratio import DensityRatio
 from .runs import device, need_finished
 from .samplers import normal_like
-from .stage_one import ImageStageOne, Monitor, build_nvae, read_evaluations
+from .stage_one import RELEASED_FILE, ImageStageOne, Monitor, build_nvae, read_evaluations
 from .stage_two import ImageStageTwo, VAEBMConfig, build_vaebm, project
 
 # %% ../nbs/23_pipeline.ipynb #pipeline03c
@@ -112,7 +112,7 @@ def _trained(file, config):
 # %% ../nbs/23_pipeline.ipynb #pipeline0s2
 def _load_vae(m, file):
     "The averaged weights of a finished stage 1."
-    vae, _ = build_nvae(m)
+    vae = build_nvae(m)
     vae.load_state_dict(load_checkpoint(file)['ema'])
     vae.to(memory_format=torch.channels_last)
     return vae.to(device()).eval().requires_grad_(False)
@@ -120,7 +120,7 @@ def _load_vae(m, file):
 
 def _fit_vae(run, images, file):
     m = per_rank_config(run.config.model, world_size())
-    stage = ImageStageOne(build_nvae(m)[0].to(device()), stage_one_images(run, images), m.stage1, m.seed)
+    stage = ImageStageOne(build_nvae(m).to(device()), stage_one_images(run, images), m.stage1, m.seed)
     result = fit(stage, file, 500, watch=Monitor(file.parent), pause=run.stop)
     need_finished(result, run.resume_command, 'stage 1', run.folder)
     barrier()  # rank 0 has written that file
@@ -134,7 +134,9 @@ def base_name(config: ImageExperiment) -> str:
 
 def published_base(config: VAEBMConfig) -> dict | None:
     "The manifest's entry of the VAE that a run takes as it was published re-adjusted, or None."
-    entry = read_weights(config.start)[0] if config.start and not config.stage1.n_steps else {}
+    if not config.start or config.stage1.n_steps or RELEASED_FILE.fullmatch(config.start):
+        return None
+    entry = read_weights(config.start)[0]
     return entry if 'base' in entry else None
 
 # %% ../nbs/23_pipeline.ipynb #pipeline41b

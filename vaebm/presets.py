@@ -370,6 +370,16 @@ def describe(config: ImageExperiment | PointExperiment) -> list[Row]:
 def override(
     config, overrides: dict
 ):  # parameters of a notebook, by the names of `VAEBMConfig` or of the experiment's own parts
-    "The preset with `overrides` put in; raises `ValueError` on unknown names and wrong types."
+    """The preset with `overrides` put in; `vae`, weights as in `ImageConfig.start`, is short for a start from
+    them without any update of stage 1.
+
+    Raises `ValueError` on unknown names and wrong types, and for both `vae` and `start`.
+    """
+    overrides = dict(overrides)
+    vae = overrides.pop('vae', '')
+    if vae:
+        if overrides.get('start') or overrides.get('stage1', {}).get('n_steps'):
+            raise ValueError(f'vae must be alone, without start and n_steps of stage1, got {vae!r}')
+        overrides |= {'start': vae, 'stage1': overrides.get('stage1', {}) | {'n_steps': 0}}
     own = {k: v for k, v in overrides.items() if k in ('data', 'evaluation')}
     return configure(config, own | {'model': {k: v for k, v in overrides.items() if k not in own}})

@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,15 +20,16 @@ from .batch_norm import readjust_batch_norm
 from .checkpoints import CheckpointError, load_checkpoint, read_weights
 from .config import above, at_least, between, check, check_fields, check_has, configure, integer
 from .data import as_images, to_bytes
-from .energy_nets import BLOCKS, EnergyResNet
+from .energy_nets import BLOCKS, ENERGY_NETWORKS, EnergyResNet
 from .fast import fold
 from .images import Images
 from .layers import data_dependent_init
 from .model import VAEBM
 from .nvae import NVAE
 from .pretrained import load_recorded
+from .released import load_released_energy
 from .samplers import Kernel, run
-from .stage_one import NAME, ImageConfig, augment, update_ema
+from .stage_one import NAME, RELEASED_FILE, ImageConfig, augment, update_ema
 from .training import StageTwo, StageTwoConfig, make_kernel
 
 # %% ../nbs/20_stage_two.ipynb #images009
@@ -150,7 +152,7 @@ class VAEBMConfig(ImageConfig):
     stage2: ImageStageTwoConfig = field(default_factory=ImageStageTwoConfig)
     sample_steps: int = 16  # kernel steps of a test-time chain (App. E)
     pixel_noise: bool = True  # False: all images are means of p(x|z), and chains move z alone
-    start_energy: str = ''  # name of a published energy of the same VAE to go on from
+    start_energy: str = ''  # name of a published energy of the same VAE to go on from, or a file of VAEBM's authors
 
     def __post_init__(self):
         super().__post_init__()
@@ -362,7 +364,23 @@ def _load_image_vaebm(entry, state, folder=None):
     return _product(config, load_recorded(vae_entry, vae_state), energy)
 
 # %% ../nbs/20_stage_two.ipynb #images017c
+def _released_energy(config):
+    "The energy in a file of VAEBM's authors, whose blocks are those of the configuration."
+    names = [name for name, known in ENERGY_NETWORKS.items() if known['blocks'] == config.energy.blocks]
+    if not names:
+        raise ValueError(f"energy.blocks must be those of a published network, got {config.energy.blocks!r}")
+    energy = load_released_energy(config.start_energy, names[0])
+    if energy.conv1.weight.shape[0] != config.energy.width:
+        raise ValueError(
+            f'energy.width must be that of {config.start_energy}, {energy.conv1.weight.shape[0]}, got'
+            f' {config.energy.width}'
+        )
+    return energy
+
+
 def _published_energy(config, vae):
+    if RELEASED_FILE.fullmatch(config.start_energy):
+        return _released_energy(config)
     entry, state = read_weights(config.start_energy)
     if entry.get('model') != 'energy':
         raise ValueError(f'start_energy must name an energy, got {config.start_energy!r}')
@@ -385,9 +403,11 @@ def provenance(
     """What the record of an energy says of its past: the trainings before this run, and name and digest
     of its VAE.
     """
-    if config.start_energy:
+    file = RELEASED_FILE.fullmatch(config.start_energy)
+    if config.start_energy and not file:
         entry = read_weights(config.start_energy)[0]
         return entry['lineage'], entry['vae']
-    if config.start and not config.stage1.n_steps:  # taken as it was published
-        digest = read_weights(config.start)[0]['digest']
-    return [], {'name': config.start or name, 'digest': digest}
+    lineage = [{'command': f'published as {Path(config.start_energy).name}'}] if file else []
+    if config.start and not config.stage1.n_steps and not RELEASED_FILE.fullmatch(config.start):
+        return lineage, {'name': config.start, 'digest': read_weights(config.start)[0]['digest']}  # as published
+    return lineage, {'name': name, 'digest': digest}
