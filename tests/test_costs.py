@@ -114,13 +114,13 @@ def test_advice_makes_a_run_fit():
     config = small('celeba64', stage1={'batch_size': 64}, stage2={'batch_size': 8})
     needed = costs(config)['memory']['stage 1']
     size = 0.4 * needed
-    (said,) = memory_advice(config, size)
+    (said,) = memory_advice(config, costs(config), size)
     fields = json.loads(re.search(r'stage1=({.*?})', said)[1])
     assert costs(override(config, {'stage1': fields}))['memory']['stage 1'] < size, said
-    assert memory_advice(config, 2 * needed) == []
+    assert memory_advice(config, costs(config), 2 * needed) == []
     many = override(small('lsun64', stage1={'batch_size': 8}), {'evaluation': {'batch_size': 400}})
     need = costs(many)['memory']['stage 2']
-    (said,) = memory_advice(many, 0.7 * need)
+    (said,) = memory_advice(many, costs(many), 0.7 * need)
     n = int(re.search(r'evaluation={"batch_size": (\d+)}', said)[1])
     assert costs(override(many, {'evaluation': {'batch_size': n}}))['memory']['stage 2'] < 0.7 * need, said
 

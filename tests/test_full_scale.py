@@ -15,16 +15,29 @@ import pytest
 import torch
 from torch import nn
 
+from test_released import energy_state, published_state
 from vaebm import full_scale, pipeline
 from vaebm.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from vaebm.config import error_message
-from vaebm.full_scale import images_of, open_run, prepare, splits_of, write_example
+from vaebm.energy_nets import ENERGY_NETWORKS, EnergyResNet
+from vaebm.full_scale import (
+    InceptionFeatures,
+    NotReady,
+    images_of,
+    needs,
+    open_run,
+    preflight,
+    prepare,
+    splits_of,
+    write_example,
+)
 from vaebm.images import Images, load_images, read_lmdb
 from vaebm.experiment import Extractor, Run
 from vaebm.pipeline import evaluators, fingerprint, per_rank_config, train_energy, train_vae
 from vaebm.rows import draw, read_samples
+from vaebm.nvae import NVAE
 from vaebm.presets import PAPER, override, preset
-from vaebm.runs import RunFolderError, Stopped, run_folder
+from vaebm.runs import RunFolderError, Stopped, publish, run_folder
 from vaebm.stage_one import build_nvae
 from vaebm.stage_two import build_vaebm
 from vaebm.loop import FitResult
@@ -424,3 +437,89 @@ def test_names_of_sets_do_not_leave_the_folder(tmp_path):
         ValueError, write_example, 'cifar10', '../x', 2, tmp_path
     )
     assert not list(tmp_path.iterdir())
+
+
+def published_args(c):
+    "The `args` that NVAE's authors would have written beside weights of this configuration."
+    return {
+        'dataset': 'cifar10',
+        'num_latent_scales': c.scales,
+        'num_groups_per_scale': c.groups,
+        'num_latent_per_group': c.latent,
+        'num_channels_enc': c.channels_enc,
+        'num_channels_dec': c.channels_dec,
+        'num_preprocess_blocks': c.blocks_pre,
+        'num_preprocess_cells': c.cells_pre,
+        'num_postprocess_blocks': c.blocks_post,
+        'num_postprocess_cells': c.cells_post,
+        'num_cell_per_cond_enc': c.cells_enc,
+        'num_cell_per_cond_dec': c.cells_dec,
+        'num_nf': c.flows,
+        'use_se': c.use_se,
+        'res_dist': c.residual,
+    }
+
+
+LOADED = """
+import sys, torch
+from pathlib import Path
+from vaebm import checkpoints, load_pretrained
+checkpoints.checkpoint_folder = lambda: Path(sys.argv[1])
+x = load_pretrained('mine').sample(2, torch.Generator().manual_seed(0))
+assert x.shape == (2, 3, 32, 32) and x.isfinite().all()
+print('sampled')
+"""
+
+
+def test_a_run_from_the_authors_files_is_published_and_sampled_in_a_fresh_process(tmp_path):
+    "Stage 1 is skipped, the report written; both weights go into a manifest and come back by name."
+    m = preset('cifar10', 'smoke').model
+    torch.manual_seed(0)
+    vae = NVAE(m.nvae)
+    nvae_file, run = tmp_path / 'checkpoint.pt', tmp_path / 'run'
+    torch.save({'epoch': 400, 'state_dict': published_state(vae), 'args': published_args(m.nvae)}, nvae_file)
+    energy_file = tmp_path / 'EBM.pth'
+    blocks = ENERGY_NETWORKS['cifar10']['blocks']
+    torch.save({'model': energy_state(EnergyResNet(4, blocks)), 'optimizer': {}}, energy_file)
+    more = [f'vae={nvae_file}', f'start_energy={energy_file}', f'energy={json.dumps({"width": 4, "blocks": blocks})}']
+    more += [word for word in FEW if not word.startswith('stage1')]
+    done = subprocess.run(
+        command('cifar10', run, *more), env=environment(tmp_path), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    record, of_vae = (json.loads((run / part / 'metrics.json').read_text()) for part in ('.', 'vae'))
+    assert record['metrics']['updates']['stage1'] == 0 and (run / 'report.md').exists()
+    assert of_vae['lineage'][0]['command'] == 'published as checkpoint.pt'
+    assert record['lineage'][0]['command'] == 'published as EBM.pth'
+    assert record['vae'] == {'name': 'cifar10_smoke_nvae', 'digest': of_vae['digest']}
+    trained = load_checkpoint(run / 'vae' / 'weights.safetensors')
+    assert all(torch.equal(v, trained[k]) for k, v in vae.state_dict().items())
+    weights = tmp_path / 'weights'
+    weights.mkdir()
+    publish(run / 'vae', 'cifar10_smoke_nvae', weights)
+    publish(run, 'mine', weights)
+    done = subprocess.run(
+        [sys.executable, '-c', LOADED, str(weights)],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == 'sampled\n', done.stderr[-2000:]
+
+
+def test_what_is_missing_is_said_before_the_first_update(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('VAEBM_DATA', str(tmp_path))
+    run = Run(override(preset('celeba64'), {'vae': 'checkpoint.pt'}), tmp_path)
+    cost = {'disk': {'images': 10**30}, 'memory': {}}
+    with pytest.raises(NotReady) as refused:
+        preflight(needs(run, cost))
+    said = capsys.readouterr().out
+    for text in ('images of celeba64, train', 'images of celeba64, test', 'checkpoint.pt', 'weights-inception', 'disk'):
+        assert '✗ ' in said and text in said and text in str(refused.value), text
+    (tmp_path / 'checkpoint.pt').touch()
+    write_example('celeba64', 'train', 2, tmp_path)
+    write_example('celeba64', 'test', 2, tmp_path)
+    (tmp_path / InceptionFeatures.FILE).touch()
+    monkeypatch.chdir(tmp_path)
+    met = needs(run, {'disk': {'images': 1}, 'memory': {}})
+    assert [need.text for need in met if need.met is False] in ([], ['network of the FID: pip install torch-fidelity'])

@@ -10,6 +10,7 @@ __all__ = ['COUNTS', 'GPUS', 'NUMBER_TYPES', 'LAUNCH', 'PUBLISHED_RATE', 'FlopCo
 import json
 import time
 import weakref
+from bisect import bisect
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -407,11 +408,14 @@ def largest_batch(
     "The most images of an update of stage 1 that fit at once, a divisor of `batch`; 0 if not one does."
     m = configure(config, {'stage1': {'checkpoint_activations': checkpoint_activations, 'accumulate': 1}})
     vae = _on_meta(m)[0]
-    few, more = (count_flops(_update_one(m, vae, n)).peak for n in (2, 6))
-    of_image = (more - few) / 4  # memory grows by as much for every image
     kept = 16 * _numbers(vae) + 4 * _weights(vae)  # weights, average, two moments; gradients of the parts before
-    held = 2 + (size - kept - few) / of_image
-    return max((n for n in range(1, batch + 1) if n <= held and batch % n == 0), default=0)
+
+    def fits(n):
+        return kept + count_flops(_update_one(m, vae, n)).peak < size
+
+    divisors = [n for n in range(1, batch + 1) if batch % n == 0]
+    first_too_large = bisect(divisors, 0, key=lambda n: not fits(n))
+    return divisors[first_too_large - 1] if first_too_large else 0
 
 
 def _advice_one(config, memory, size, gpus):
@@ -442,11 +446,13 @@ def _advice_two(config, memory, size, gpus):
 
 
 def memory_advice(
-    config: ImageExperiment, size: float, gpus: int = 1  # bytes of a device; as in `costs`
+    config: ImageExperiment,
+    c: dict,  # its `costs`
+    size: float,  # bytes of a device
+    gpus: int = 1,  # as in `costs`
 ) -> list[str]:
     "For each stage that does not fit, what it needs and the fields that make it fit; empty if both do."
-    memory = costs(config, gpus)['memory']
-    said = []
+    memory, said = c['memory'], []
     for stage, advice in (('stage 1', _advice_one), ('stage 2', _advice_two)):
         if memory[stage] >= size:
             how = ' or '.join(advice(config, memory, size, gpus)) or 'no one field makes it fit: take more processes'

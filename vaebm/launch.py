@@ -17,9 +17,10 @@ from accelerate import PartialState
 
 from .checkpoints import write_json
 from .cli import leave, read_values
-from .distributed import barrier, pause_when, rank, world_size
+from .costs import costs
+from .distributed import all_gather, barrier, pause_when, rank, world_size
 from .fast import keep_memory
-from .full_scale import splits_of
+from .full_scale import NotReady, needs, preflight, splits_of
 from .experiment import ImageExperiment, Run
 from .pipeline import energy_images, evaluators, per_rank_config, train_energy, train_vae
 from .rows import draw
@@ -54,7 +55,8 @@ def train(
 
     The folder is the one in which its notebook goes on. Returns how stage 2 ended. Raises `Paused`
     if there was a file STOP or the time was over, `Stopped` if stage 1 stopped by itself,
-    `RunFolderError` if the folder belongs to another configuration or another run is in it,
+    `RunFolderError` if the folder belongs to another configuration or another run is in it, `NotReady`
+    if something is missing that a run of tier paper needs,
     `ValueError` if processes and micro-batches do not divide the batches.
     """
     _join()
@@ -63,6 +65,8 @@ def train(
     if not rank():
         _enter(config, folder, resume_command)
     run = Run(config, folder, resume_command=resume_command, stop=pause_when(folder, seconds))
+    if config.tier == 'paper':
+        preflight(all_gather(None if rank() else needs(run, costs(config, world_size()), world_size()))[0])
     splits = None if rank() else splits_of(config, folder)  # prepared once
     barrier()
     splits = splits or splits_of(config, folder)
@@ -121,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         resume_command = f'the same launcher and {world_size()} processes:\n-m vaebm.launch {shlex.join(argv)}'
         result = train(config, overrides['run_dir'], seconds, resume_command)
         text, failed = f'stage 2 {result}', result.outcome == 'stopped'
-    except RunFolderError as error:
+    except (RunFolderError, NotReady) as error:
         leave(2, f'error: {error}')
     except (Paused, Stopped) as end:
         text, failed = str(end), isinstance(end, Stopped)

@@ -195,7 +195,8 @@ def record_run(run: Run, result: FitResult, found: dict) -> dict:  # of stage 2;
     metrics = {'outcome': result.outcome, 'status': str(result)} | _counts(run, files) | found
     taken = published_base(m)
     of_vae = taken or _record_vae(run, seconds['stage1'], metrics)
-    name = m.start if taken else f'{config.name}_nvae' + ('_readjusted' if 'base' in of_vae else '')
+    own = f'{config.name}_nvae' if config.tier in ('quick', 'cpu') else f'{config.name}_{config.tier}_nvae'
+    name = m.start if taken else own + ('_readjusted' if 'base' in of_vae else '')
     lineage, theirs = provenance(m, name, of_vae['digest'])
     if config.readjust:
         theirs = {'name': name, 'digest': of_vae['digest']}
