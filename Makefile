@@ -68,7 +68,7 @@ docs: $(VENV)/.installed ## the website, in _site/html
 	$(BIN)/python docs/build.py
 
 explore: $(VENV)/.installed ## the explorers in the browser, without code
-	$(BIN)/voila nbs/35_explore.ipynb --TagRemovePreprocessor.remove_cell_tags=lab-only
+	$(BIN)/voila nbs/36_explore.ipynb --TagRemovePreprocessor.remove_cell_tags=lab-only
 
 export: $(VENV)/.installed ## the library from the notebooks
 	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python docs/strip_views.py

@@ -217,7 +217,7 @@ def test_uploads_are_limited_in_pixels_and_damaged_ones_refused(monkeypatch):
 
 
 def test_the_application_shows_explorers_and_no_other_output():
-    cells = json.loads((ROOT / 'nbs' / '35_explore.ipynb').read_text(encoding='utf-8'))['cells']
+    cells = json.loads((ROOT / 'nbs' / '36_explore.ipynb').read_text(encoding='utf-8'))['cells']
     app = [cell for cell in cells if 'lab-only' not in cell['metadata'].get('tags', [])]
     shown = [out['data'] for cell in app for out in cell.get('outputs', [])]
     assert len(shown) == len(KINDS) and all(

@@ -37,12 +37,12 @@ LONG = {
     '15_classifier',
     '16_frechet',
     '20_stage_two',
-    '21_ratio',
-    '26_ood',
-    '27_chains',
-    '28_variants',
-    '30_presets',
-    '33_launch',
+    '22_ratio',
+    '27_ood',
+    '28_chains',
+    '29_variants',
+    '31_presets',
+    '34_launch',
 }  # in `make test-slow`
 # Per notebook: a hang fails instead of stopping the suite; processors without bfloat16 need minutes for chapter 14.
 LIMIT_S = 900
@@ -145,8 +145,8 @@ STAGED = [
     '10_likelihood',
     '15_classifier',
     '20_stage_two',
-    '26_ood',
-    '27_chains',
+    '27_ood',
+    '28_chains',
 ]  # for each exercise
 FORMS = 'numpy.asarray', 'torch.as_tensor'
 

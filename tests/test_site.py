@@ -238,7 +238,7 @@ def test_cells_folded_in_notebooks_are_folded_on_the_site(site):
         assert (site / f'{path.stem}.html').read_text(encoding='utf-8').count(
             'tag_hide-input'
         ) == wanted, path.stem
-        assert wanted or path.stem not in ('index', '35_explore')
+        assert wanted or path.stem not in ('index', '36_explore')
 
 
 def test_code_of_folded_cells_is_shown_on_demand_and_their_output_always(browse):
@@ -438,7 +438,7 @@ def reached_by_tab(page, explorer, n):
 
 
 def test_explorers_in_jupyterlab(page, lab):
-    assert not run_all(page, lab, '35_explore.ipynb')
+    assert not run_all(page, lab, '36_explore.ipynb')
     explorers = page.locator(EXPLORERS)
     assert explorers.count() == 6 and all(
         len(img.get_attribute('alt')) > 30 for img in explorers.locator('img').all()

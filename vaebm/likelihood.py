@@ -199,7 +199,7 @@ def log_z_ais(
         )
     )
 
-# %% ../nbs/27_chains.ipynb #likelihoodimp23
+# %% ../nbs/28_chains.ipynb #likelihoodimp23
 import torch
 
 from .config import check, integer
@@ -207,7 +207,7 @@ from .data import check_data
 from .model import VAEBM, fold
 from .samplers import Kernel
 
-# %% ../nbs/27_chains.ipynb #12bchains006
+# %% ../nbs/28_chains.ipynb #12bchains006
 from .data import check_data
 from .config import check, integer
 

@@ -305,13 +305,13 @@ class ReplayBuffer:
         self.noise[:n].copy_(state['noise'])
         self.pushed = state['pushed'] if n == len(self.noise) else min(state['pushed'], n)
 
-# %% ../nbs/27_chains.ipynb #samplersimp23
+# %% ../nbs/28_chains.ipynb #samplersimp23
 import math
 from functools import partial
 
 from .config import check, integer
 
-# %% ../nbs/27_chains.ipynb #12bchains034
+# %% ../nbs/28_chains.ipynb #12bchains034
 def _split_hmc_step(state, potential, generator=None, *, h, n_leapfrog):
     c = math.cos(h)
     s = math.sin(h)
@@ -344,14 +344,14 @@ def split_hmc(
         init_with_grad, partial(_split_hmc_step, h=step_size, n_leapfrog=n_leapfrog), ('split_hmc', options)
     )
 
-# %% ../nbs/28_variants.ipynb #samplersimp24
+# %% ../nbs/29_variants.ipynb #samplersimp24
 from functools import partial
 
 import torch
 
 from .config import above, at_least, check
 
-# %% ../nbs/28_variants.ipynb #13ablations082b
+# %% ../nbs/29_variants.ipynb #13ablations082b
 def _clipped_step(state, potential, generator=None, *, step_size, clip, noise):
     state = with_grad(state, potential)
     descent = (2 * (state.grad - state.eps)).clamp(-clip, clip)  # of x
