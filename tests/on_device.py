@@ -21,20 +21,13 @@ from vaebm.energy_nets import EnergyResNet
 from vaebm.explore import scores, strange_images
 from vaebm.fast import calibrate, fold, published_step
 from vaebm.layers import data_dependent_init
-from vaebm.likelihood import (
-    log_z_ais,
-    log_z_importance,
-    log_z_quadrature,
-    log_z_reverse_ais,
-    mean_log_likelihood,
-    vae_log_density,
-)
-from vaebm.chains import Functionals
+from vaebm.image_chains import along_chains, cold_start, likelihood_gain, log_z_ais, project
+from vaebm.likelihood import log_z_importance, log_z_quadrature, mean_log_likelihood, vae_log_density
+from vaebm.chains import Functionals, log_z_reverse_ais
 from vaebm.classifier import ARCHITECTURES, class_report, mode_interval, mode_report
 from vaebm.frechet import feature_distance, inception_score, statistics
 from vaebm.metrics import cached_statistics, frechet_limit, kernel_distance, precision_recall
 from vaebm.ood import auroc
-from vaebm.stage_two import along_chains
 from vaebm.model import VAEBM
 from vaebm.batch_norm import readjust_batch_norm, update_batch_norm
 from vaebm.nvae import NVAE
@@ -54,9 +47,6 @@ from vaebm.stage_two import (
     RatioConfig,
     VAEBMConfig,
     build_vaebm,
-    cold_start,
-    likelihood_gain,
-    project,
 )
 from vaebm.loop import fit
 from vaebm.training import StageOne, StageOneConfig, StageTwo, StageTwoConfig

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from vaebm import MLPEnergy, MLPVAE, VAEBM, samplers
 from vaebm.config import error_message
 from vaebm.images import IMAGE_SETS, ImageSet, load_images
-from vaebm.likelihood import log_z_ais, log_z_importance, vae_log_density
+from vaebm.image_chains import log_z_ais
+from vaebm.likelihood import log_z_importance, vae_log_density
 from vaebm.presets import OWN, PAPER, preset
 from vaebm.samplers import check_step_size, init_with_grad, metropolis, normal_like, with_grad
 from vaebm.loop import fit

@@ -25,7 +25,7 @@ from vaebm.explore import (
     read_upload,
     slerp,
 )
-from vaebm.stage_two import along_chains
+from vaebm.image_chains import along_chains
 from vaebm.config import error_message
 from vaebm.samplers import pcn_langevin
 from vaebm.pretrained import load_pretrained

@@ -28,11 +28,10 @@ from vaebm.energy import MLPEnergy
 from vaebm.energy_nets import EnergyResNet
 from vaebm.fast import fold
 from vaebm.layers import data_dependent_init
-from vaebm.likelihood import log_z_ais
 from vaebm.model import VAEBM, weights_now
 from vaebm.nvae import NVAE
 from vaebm.samplers import Kernel
-from vaebm.stage_two import along_chains
+from vaebm.image_chains import along_chains, log_z_ais
 from vaebm.vae import MLPVAE
 
 LIBRARY = str(Path(vaebm.__file__).parent)

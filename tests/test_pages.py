@@ -37,6 +37,7 @@ LONG = {
     '15_classifier',
     '16_frechet',
     '20_stage_two',
+    '21_image_chains',
     '22_ratio',
     '27_ood',
     '28_chains',
@@ -145,6 +146,7 @@ STAGED = [
     '10_likelihood',
     '15_classifier',
     '20_stage_two',
+    '21_image_chains',
     '27_ood',
     '28_chains',
 ]  # for each exercise

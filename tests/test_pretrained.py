@@ -23,7 +23,8 @@ from vaebm.images import StackedDigits, load_images
 from vaebm.likelihood import mean_log_likelihood
 from vaebm.model import VAEBM
 from vaebm.runs import publish, write_record
-from vaebm.stage_two import VAEBMConfig, along_chains, build_vaebm
+from vaebm.image_chains import along_chains
+from vaebm.stage_two import VAEBMConfig, build_vaebm
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = json.loads((ROOT / 'data' / 'checkpoints' / 'manifest.json').read_text())

@@ -25,14 +25,8 @@ from vaebm.likelihood import log_z_importance
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE
 from vaebm.stage_one import ImageStageOne, ImageStageOneConfig, Monitor
-from vaebm.stage_two import (
-    TABLE_8,
-    ImageStageTwo,
-    ImageStageTwoConfig,
-    VAEBMConfig,
-    build_vaebm,
-    likelihood_gain,
-)
+from vaebm.image_chains import likelihood_gain
+from vaebm.stage_two import TABLE_8, ImageStageTwo, ImageStageTwoConfig, VAEBMConfig, build_vaebm
 from vaebm.loop import FitResult, fit
 from vaebm.training import StageTwoConfig
 

@@ -26,7 +26,7 @@ from .experiment import images_for
 from .plot import COLORS, axes, curve
 from .pretrained import load_pretrained
 from .samplers import pcn_langevin
-from .stage_two import along_chains
+from .image_chains import along_chains
 from .widgets import Canvas, Mark, Nine, Panel, Picture
 
 # %% ../nbs/36_explore.ipynb #explore016b

@@ -38,7 +38,8 @@ from .ratio import DensityRatio
 from .runs import device, need_finished
 from .samplers import normal_like
 from .stage_one import RELEASED_FILE, ImageStageOne, Monitor, build_nvae, read_evaluations
-from .stage_two import ImageStageTwo, VAEBMConfig, build_vaebm, project
+from .image_chains import project
+from .stage_two import ImageStageTwo, VAEBMConfig, build_vaebm
 
 # %% ../nbs/24_pipeline.ipynb #pipeline03c
 def evaluators(run: Run, splits: dict) -> tuple[Evaluator, Evaluator]:  # {'train', 'test': images}

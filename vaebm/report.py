@@ -27,7 +27,8 @@ from .plot import COLORS, STYLES, axes, curve, pictures, show
 from .rows import row_cell, sample_product, sample_vae
 from .runs import device, write_record
 from .stage_one import RELEASED_FILE, lineage_of
-from .stage_two import project, provenance
+from .image_chains import project
+from .stage_two import provenance
 
 # %% ../nbs/26_report.ipynb #pipeline053
 def _history(file):

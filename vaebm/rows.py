@@ -27,7 +27,7 @@ from .pipeline import base_name, fingerprint, former_fingerprint
 from .plot import axes, pictures, show
 from .runs import device
 from .samplers import Kernel, independence, normal_like, pcn_langevin, run as run_chains
-from .stage_two import cold_start
+from .image_chains import cold_start
 
 # %% ../nbs/25_rows.ipynb #pipeline61a
 class ZeroEnergy(nn.Module):
