@@ -58,7 +58,7 @@ def training_figure(run: Run) -> None:
     distances = [r['frechet'] for r in evaluations]
     curve(axs[2], distances, 'vaebm', x=[r['step'] for r in evaluations], marker='o', ms=3)
     axs[0].legend()
-    axs[2].set(ylim=(0, None))
+    axs[2].set(ylim=(0, 1.1 * max(distances, default=1)))
     for ax, unit in zip(axs, ('nats', 'nats', 'Fréchet distance')):
         ax.set(xlabel='update', ylabel=unit)
     show(
