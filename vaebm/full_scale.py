@@ -43,7 +43,7 @@ from vaebm.images import (
 from .experiment import ImageExperiment, Run, images_for
 from .presets import override, preset
 from .runs import claim_data, command_line, device, run_folder
-from .stage_one import RELEASED_FILE
+from .stage_one import is_weight_file
 
 # %% ../nbs/33_full_scale.ipynb #14cruns048b
 def prepare(
@@ -289,7 +289,7 @@ def _weight_needs(config):
     "The files that the run starts from, and the network that reports."
     m, found = config.model, []
     for name in (m.start, m.start_energy):
-        if RELEASED_FILE.fullmatch(name):
+        if is_weight_file(name):
             found.append(Need(Path(name).exists(), f'published weights: {name}'))
     if config.evaluation.extractor.endswith(':InceptionFeatures'):
         file = data_folder() / InceptionFeatures.FILE

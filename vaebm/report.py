@@ -26,7 +26,7 @@ from .pipeline import evaluations_of, kept_evaluation, published_base
 from .plot import COLORS, STYLES, axes, curve, pictures, show
 from .rows import row_cell, sample_product, sample_vae
 from .runs import device, write_record
-from .stage_one import RELEASED_FILE, lineage_of
+from .stage_one import is_weight_file, lineage_of
 from .stage_two import project, provenance
 
 # %% ../nbs/26_report.ipynb #pipeline053
@@ -221,7 +221,7 @@ def _counts(run, files):
 def _record_vae(run, seconds, metrics):
     m, place = run.config.model, run.folder / 'vae'
     shared, lineage = {'preset': asdict(run.config)}, lineage_of(m.start)
-    published = m.start and not RELEASED_FILE.fullmatch(m.start)
+    published = m.start and not is_weight_file(m.start)
     if published and not m.stage1.n_steps and run.config.readjust:
         entry, base = read_weights(m.start)
         weights = changed(load_checkpoint(place / 'weights.safetensors'), base)
