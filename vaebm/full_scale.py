@@ -271,7 +271,8 @@ class Need(NamedTuple):
 
 def _image_needs(config):
     "The files of both splits."
-    d, folder, found = config.data, data_folder(), []
+    d, folder = config.data, data_folder()
+    found = []
     for split in ('train', 'test'):
         place = set_folder(folder, d.name, split)
         file = folder / f'{d.name}_{split}.npz'
@@ -281,7 +282,8 @@ def _image_needs(config):
             found.append(Need(True, f'images of {d.name}, {split}: torchvision downloads them into {folder}'))
         else:
             where = IMAGE_SETS[d.name].where
-            found.append(Need(False, f'images of {d.name}, {split}: neither {file} nor {folder / d.name / split}; {where}'))
+            places = f'neither {file} nor {folder / d.name / split}'
+            found.append(Need(False, f'images of {d.name}, {split}: {places}; {where}'))
     return found
 
 
