@@ -23,7 +23,15 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from . import samplers
-from .checkpoints import CheckpointError, digest, load_checkpoint, read_weights, run_file, save_checkpoint, write_json
+from vaebm.checkpoints import (
+    CheckpointError,
+    digest,
+    load_checkpoint,
+    read_weights,
+    run_file,
+    save_checkpoint,
+    write_json,
+)
 from .config import SEED, WORD, Allowed, above, at_least, between, check, check_fields, check_has, integer
 from .data import NotFinite, as_images
 from .distributed import all_reduce_mean, rank
