@@ -418,7 +418,7 @@ def test_make_names_notebooks_that_exist():
         ({'evaluation': {'keep': 'first'}}, "keep must be one of best, last, got 'first'"),
         ({'nvae': {'groups': 0}}, 'groups must be a whole number >= 1, got 0'),
         ({'stage1': {'ema': 2.0}}, 'ema must be from 0 to 1, got 2.0'),
-        ({'start': '../other'}, "start must be '', the name of published weights, or a file .pt or .pth of NVAE's or VAEBM's authors, got '../other'"),
+        ({'start': '../other'}, "start must be '', the name of published weights, or a file: .pt or .pth of"),
     ],
 )
 def test_a_run_is_refused_before_its_folder_is_written(tmp_path, values, said):

@@ -17,7 +17,8 @@ from vaebm.energy_nets import EnergyResNet
 from vaebm.images import Images
 from vaebm.model import VAEBM
 from vaebm.nvae import NVAE
-from vaebm.stage_one import ImageStageOne, ImageStageOneConfig
+from vaebm.checkpoints import CheckpointError, digest, load_checkpoint, save_checkpoint
+from vaebm.stage_one import ImageConfig, ImageStageOne, ImageStageOneConfig, build_nvae, lineage_of
 from vaebm.stage_two import ImageStageTwo, ImageStageTwoConfig
 from vaebm.loop import fit
 
@@ -205,3 +206,28 @@ def test_the_weight_of_the_penalties_falls_while_that_of_the_divergence_rises():
     assert stage.regularization() == 0.3
     with pytest.raises(ValueError, match='regularize must be above 0 if regularize_start is, 10.0, got 0.0'):
         ImageStageOneConfig(regularize=0.0, regularize_start=10.0)
+
+
+def test_after_a_diverged_training_another_rate_goes_on_from_the_last_good_checkpoint(tmp_path):
+    "As a new entry of the history; a file that is none of a stage 1, and other networks, are refused."
+    file = tmp_path / 'stage1.safetensors'
+
+    def begun(**changes):
+        config = ImageConfig(nvae=small.SIZES, stage1=ImageStageOneConfig(6, 4, warmup=1), **changes)
+        return config, ImageStageOne(build_nvae(config), pixels(8), config.stage1)
+
+    _, stage = begun()
+    assert fit(stage, file, 1, progress=False, until=2).outcome == 'paused'
+    stage.module.head[1].weight.register_hook(lambda g: g * float('inf'))
+    assert fit(stage, file, 1, progress=False).outcome == 'stopped'
+    config, again = begun(start=str(file))
+    kept = load_checkpoint(file)
+    assert kept['done'] == 2 and all(torch.equal(v, again.module.state_dict()[k]) for k, v in kept['module'].items())
+    assert fit(again, tmp_path / 'again.safetensors', progress=False).outcome == 'finished'
+    (past,) = lineage_of(config.start)
+    assert past['command'] == f'update 2 of {file}' and past['digest'] == digest(kept['module'])
+    with pytest.raises(ValueError, match='nvae must be the architecture of'):
+        build_nvae(ImageConfig(nvae=replace(small.SIZES, latent=3), start=str(file)))
+    save_checkpoint(tmp_path / 'weights.safetensors', kept['module'])
+    with pytest.raises(CheckpointError, match='start must be a checkpoint of a stage 1'):
+        build_nvae(ImageConfig(nvae=small.SIZES, start=str(tmp_path / 'weights.safetensors')))

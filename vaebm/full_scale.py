@@ -43,7 +43,7 @@ from vaebm.images import (
 from .experiment import ImageExperiment, Run, images_for
 from .presets import override, preset
 from .runs import claim_data, command_line, device, run_folder
-from .stage_one import RELEASED_FILE
+from .stage_one import is_weight_file
 
 # %% ../nbs/33_full_scale.ipynb #14cruns048b
 def prepare(
@@ -271,7 +271,8 @@ class Need(NamedTuple):
 
 def _image_needs(config):
     "The files of both splits."
-    d, folder, found = config.data, data_folder(), []
+    d, folder = config.data, data_folder()
+    found = []
     for split in ('train', 'test'):
         place = set_folder(folder, d.name, split)
         file = folder / f'{d.name}_{split}.npz'
@@ -281,7 +282,8 @@ def _image_needs(config):
             found.append(Need(True, f'images of {d.name}, {split}: torchvision downloads them into {folder}'))
         else:
             where = IMAGE_SETS[d.name].where
-            found.append(Need(False, f'images of {d.name}, {split}: neither {file} nor {folder / d.name / split}; {where}'))
+            places = f'neither {file} nor {folder / d.name / split}'
+            found.append(Need(False, f'images of {d.name}, {split}: {places}; {where}'))
     return found
 
 
@@ -289,7 +291,7 @@ def _weight_needs(config):
     "The files that the run starts from, and the network that reports."
     m, found = config.model, []
     for name in (m.start, m.start_energy):
-        if RELEASED_FILE.fullmatch(name):
+        if is_weight_file(name):
             found.append(Need(Path(name).exists(), f'published weights: {name}'))
     if config.evaluation.extractor.endswith(':InceptionFeatures'):
         file = data_folder() / InceptionFeatures.FILE

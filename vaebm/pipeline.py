@@ -37,7 +37,7 @@ from .pretrained import load_pretrained
 from .ratio import DensityRatio
 from .runs import device, need_finished
 from .samplers import normal_like
-from .stage_one import RELEASED_FILE, ImageStageOne, Monitor, build_nvae, read_evaluations
+from .stage_one import is_weight_file, ImageStageOne, Monitor, build_nvae, read_evaluations
 from .image_chains import project
 from .stage_two import ImageStageTwo, VAEBMConfig, build_vaebm
 
@@ -135,7 +135,7 @@ def base_name(config: ImageExperiment) -> str:
 
 def published_base(config: VAEBMConfig) -> dict | None:
     "The manifest's entry of the VAE that a run takes as it was published re-adjusted, or None."
-    if not config.start or config.stage1.n_steps or RELEASED_FILE.fullmatch(config.start):
+    if not config.start or config.stage1.n_steps or is_weight_file(config.start):
         return None
     entry = read_weights(config.start)[0]
     return entry if 'base' in entry else None

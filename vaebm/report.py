@@ -26,7 +26,7 @@ from .pipeline import evaluations_of, kept_evaluation, published_base
 from .plot import COLORS, STYLES, axes, curve, pictures, show
 from .rows import row_cell, sample_product, sample_vae
 from .runs import device, write_record
-from .stage_one import RELEASED_FILE, lineage_of
+from .stage_one import is_weight_file, lineage_of
 from .image_chains import project
 from .stage_two import provenance
 
@@ -59,7 +59,7 @@ def training_figure(run: Run) -> None:
     distances = [r['frechet'] for r in evaluations]
     curve(axs[2], distances, 'vaebm', x=[r['step'] for r in evaluations], marker='o', ms=3)
     axs[0].legend()
-    axs[2].set(ylim=(0, None))
+    axs[2].set(ylim=(0, 1.1 * max(distances, default=1)))
     for ax, unit in zip(axs, ('nats', 'nats', 'Fréchet distance')):
         ax.set(xlabel='update', ylabel=unit)
     show(
@@ -222,7 +222,7 @@ def _counts(run, files):
 def _record_vae(run, seconds, metrics):
     m, place = run.config.model, run.folder / 'vae'
     shared, lineage = {'preset': asdict(run.config)}, lineage_of(m.start)
-    published = m.start and not RELEASED_FILE.fullmatch(m.start)
+    published = m.start and not is_weight_file(m.start)
     if published and not m.stage1.n_steps and run.config.readjust:
         entry, base = read_weights(m.start)
         weights = changed(load_checkpoint(place / 'weights.safetensors'), base)
