@@ -24,7 +24,7 @@ from .model import VAEBM
 from .nvae import NVAE
 from .pretrained import load_recorded
 from .released import load_released_energy
-from .stage_one import NAME, RELEASED_FILE, ImageConfig, augment, update_ema
+from .stage_one import NAME, RELEASED_FILE, ImageConfig, augment, is_weight_file, update_ema
 from .training import StageTwo, StageTwoConfig, make_kernel
 
 # %% ../nbs/20_stage_two.ipynb #images009
@@ -292,6 +292,6 @@ def provenance(
         entry = read_weights(config.start_energy)[0]
         return entry['lineage'], entry['vae']
     lineage = [{'command': f'published as {Path(config.start_energy).name}'}] if file else []
-    if config.start and not config.stage1.n_steps and not RELEASED_FILE.fullmatch(config.start):
+    if config.start and not config.stage1.n_steps and not is_weight_file(config.start):
         return lineage, {'name': config.start, 'digest': read_weights(config.start)[0]['digest']}  # as published
     return lineage, {'name': name, 'digest': digest}
