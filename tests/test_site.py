@@ -479,7 +479,7 @@ def test_the_application_is_explorers_and_their_prose(app):
 
 
 def test_a_control_of_the_application_changes_its_picture(app):
-    chains = app.locator(EXPLORERS).nth(4)
+    chains = app.locator(EXPLORERS).nth(3)
     press(app, chains, chains.locator('.noUi-handle'), 'ArrowRight')
 
 
