@@ -111,7 +111,7 @@ def test_unknown_names_and_networks_are_refused():
     )
 
 
-@pytest.mark.parametrize('architecture', ['plain', 'residual'])
+@pytest.mark.parametrize('architecture', ['plain', pytest.param('residual', marks=pytest.mark.slow)])
 def test_training_repeats_and_learns(architecture):
     images = load_images('fashion_mnist', 'train', download=False)
     few = Images(images.pixels[:512], images.labels[:512]).padded(2)

@@ -129,9 +129,9 @@ def difference(a, b):
     [
         (stage_one, {}),
         (stage_one, {'accumulate': 2}),
-        (stage_one, {'checkpoint_activations': True}),
+        pytest.param(stage_one, {'checkpoint_activations': True}, marks=pytest.mark.slow),
         (stage_two, {}),
-        (stage_two, {'accumulate': 2}),
+        pytest.param(stage_two, {'accumulate': 2}, marks=pytest.mark.slow),
     ],
 )
 def test_two_ranks_are_one_process_with_twice_the_batch(tmp_path, make, options, double):

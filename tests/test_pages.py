@@ -36,14 +36,19 @@ LONG = {
     '19_stage_one',
     '15_classifier',
     '16_frechet',
+    '17_metrics',
     '20_stage_two',
     '21_image_chains',
     '22_ratio',
+    '25_rows',
+    '26_report',
     '27_ood',
     '28_chains',
     '29_variants',
-    '31_presets',
+    '32_costs',
+    '33_full_scale',
     '34_launch',
+    '36_explore',
 }  # in `make test-slow`
 # Per notebook: a hang fails instead of stopping the suite; processors without bfloat16 need minutes for chapter 14.
 LIMIT_S = 900
