@@ -505,9 +505,8 @@ def test_a_second_stage_that_stops_is_told_at_the_end(tmp_path):
     assert all(v.isfinite().all() for v in load_checkpoint(tmp_path / 'weights.safetensors').values())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', ['fashion_mnist', 'stacked_mnist'])
-def test_image_experiments_need_nothing_but_the_packages(tmp_path, name):
+def record_without_data(tmp_path, name):
+    "What a smoke run of an experiment records that has an empty folder of data."
     (tmp_path / 'no data').mkdir()
     done = vaebm_run(
         'tier=smoke',
@@ -517,6 +516,13 @@ def test_image_experiments_need_nothing_but_the_packages(tmp_path, name):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['fashion_mnist', 'stacked_mnist'])
+def test_image_experiments_need_nothing_but_the_packages(tmp_path, name):
+    record = record_without_data(tmp_path, name)
     assert record['command'] == f'vaebm-run nbs/experiments/{name}.ipynb tier=smoke seed=0'
     assert record['metrics']['n_train'] == (
         10_000 if name == 'fashion_mnist' else 4500
@@ -543,15 +549,7 @@ def test_image_experiments_need_nothing_but_the_packages(tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['stacked_mnist_ratio', 'cifar10_ratio'])
 def test_experiments_by_regression_need_nothing_but_the_packages(tmp_path, name):
-    (tmp_path / 'no data').mkdir()
-    done = vaebm_run(
-        'tier=smoke',
-        f'run_dir={tmp_path}/run',
-        notebook=NOTEBOOK.with_name(f'{name}.ipynb'),
-        VAEBM_DATA=str(tmp_path / 'no data'),
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
+    record = record_without_data(tmp_path, name)
     assert record['metrics']['status'] == 'finished' and len(record['lineage']) == 1
     assert name == 'cifar10_ratio' or record['metrics']['vae']['n_train'] == 4500
     assert {'training.png', 'weights.safetensors'} <= {p.name for p in (tmp_path / 'run').iterdir()}

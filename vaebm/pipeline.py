@@ -113,7 +113,7 @@ def _trained(file, config):
 # %% ../nbs/24_pipeline.ipynb #pipeline0s2
 def _load_vae(m, file):
     "The averaged weights of a finished stage 1."
-    vae = build_nvae(m)
+    vae = build_nvae(configure(m, {'start': ''}))  # what it started from is in the checkpoint
     vae.load_state_dict(load_checkpoint(file)['ema'])
     vae.to(memory_format=torch.channels_last)
     return vae.to(device()).eval().requires_grad_(False)
