@@ -14,7 +14,7 @@ import small
 import vaebm
 from vaebm import nvae
 from vaebm.variants import DecoderStage
-from vaebm.checkpoints import load_checkpoint
+from vaebm.checkpoints import load_checkpoint, save_checkpoint
 from vaebm.config import configure
 from vaebm.data import embedded_digits
 from vaebm.energy_nets import EnergyResNet
@@ -26,7 +26,7 @@ from vaebm.model import VAEBM
 from vaebm.nvae import NVAE
 from vaebm.stage_one import ImageStageOne, ImageStageOneConfig, Monitor
 from vaebm.image_chains import likelihood_gain
-from vaebm.stage_two import TABLE_8, ImageStageTwo, ImageStageTwoConfig, VAEBMConfig, build_vaebm
+from vaebm.stage_two import TABLE_8, ImageStageTwo, ImageStageTwoConfig, VAEBMConfig, build_vaebm, provenance
 from vaebm.loop import FitResult, fit
 from vaebm.training import StageTwoConfig
 
@@ -319,3 +319,23 @@ def test_moments_keep_the_layout_of_their_weights_when_a_run_resumes(make, tmp_p
     fit(stage, tmp_path / 'a.safetensors', 4, progress=False, until=2)
     pairs = strides(stage)
     assert any(len(p) == 4 and p[1] == 1 for p, _ in pairs) and all(p == v for p, v in pairs)
+
+
+def test_stage_two_goes_on_from_the_energy_weights_of_a_run(tmp_path):
+    "A file of weights, also of half precision; another network's, or another file, is named in the error."
+    vae, file, other = vaebm.load_pretrained('nvae_digits'), tmp_path / 'weights.safetensors', tmp_path / 'other.safetensors'
+    config = configure(
+        VAEBMConfig(nvae=vae.config), {'start_energy': str(file), 'energy': {'width': 8, 'blocks': 'd1 d2'}}
+    )
+    x, energy = torch.rand(4, 3, 16, 16), EnergyResNet(8, 'd1 d2')
+    for precision in (torch.float32, torch.float16):
+        state = {k: v.to(precision) for k, v in energy.state_dict().items()}
+        save_checkpoint(file, state)
+        got = build_vaebm(config, vae, x).energy.state_dict()
+        assert all(torch.equal(v.float(), got[k]) and got[k].dtype == torch.float32 for k, v in state.items())
+    with pytest.raises(ValueError, match='start_energy must be a file of energy weights for .*width=4'):
+        build_vaebm(configure(config, {'energy': {'width': 4}}), vae, x)
+    save_checkpoint(other, {'done': 3, 'module': energy.state_dict()})
+    with pytest.raises(ValueError, match='start_energy must be a file of energy weights .*other.safetensors'):
+        build_vaebm(configure(config, {'start_energy': str(other)}), vae, x)
+    assert provenance(config, 'mine', 'f00') == ([{'command': 'energy weights of weights.safetensors'}], {'name': 'mine', 'digest': 'f00'})

@@ -147,7 +147,8 @@ class VAEBMConfig(ImageConfig):
     stage2: ImageStageTwoConfig = field(default_factory=ImageStageTwoConfig)
     sample_steps: int = 16  # kernel steps of a test-time chain (App. E)
     pixel_noise: bool = True  # False: all images are means of p(x|z), and chains move z alone
-    start_energy: str = ''  # name of a published energy of the same VAE to go on from, or a file of VAEBM's authors
+    # to go on from: name of a published energy of the same VAE, or a file, of VAEBM's authors or of a run of our own
+    start_energy: str = ''
 
     def __post_init__(self):
         super().__post_init__()
@@ -160,20 +161,24 @@ class VAEBMConfig(ImageConfig):
             )
 
 # %% ../nbs/20_stage_two.ipynb #images017
+def _network(config):
+    return EnergyResNet(**asdict(config.energy), c_in=config.nvae.channels)
+
+
 def build_vaebm(
     config: VAEBMConfig,
     vae: NVAE,  # trained
     x: torch.Tensor,  # images, shape (n, 3, H, W), for the data-dependent initialisation
 ) -> VAEBM:
     """The product of `vae`, frozen, and a fresh energy whose weights follow from seed and images,
-    or the published one that `config.start_energy` names; raises `ValueError` if `vae` or that
-    energy is not what `config` says, or they do not belong together.
+    or the one that `config.start_energy` names; raises `ValueError` if `vae` or that energy is not
+    what `config` says, or they do not belong together.
     """
     if not isinstance(vae, NVAE):
         raise ValueError(f'vae must be an NVAE, got {type(vae).__name__}')
     if vae.config != config.nvae:
         raise ValueError(f'vae must have the architecture of config, {config.nvae}, got {vae.config}')
-    energy = _published_energy(config, vae) if config.start_energy else _fresh_energy(config, x)
+    energy = _given_energy(config, vae) if config.start_energy else _fresh_energy(config, x)
     return _product(config, vae.eval().requires_grad_(False), energy.to(vae.top.device))
 
 # %% ../nbs/20_stage_two.ipynb #images017b
@@ -186,7 +191,7 @@ def _product(config, vae, energy):
 def _fresh_energy(config, x):
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        energy = EnergyResNet(**asdict(config.energy), c_in=config.nvae.channels)
+        energy = _network(config)
     x, shape = as_images(x).cpu(), (config.nvae.channels, config.nvae.image_size, config.nvae.image_size)
     if x.shape[1:] != shape:
         raise ValueError(f'x must have shape (n, {", ".join(map(str, shape))}), got {tuple(x.shape)}')
@@ -234,7 +239,7 @@ def _load_image_vaebm(entry, state, folder=None):
     same run folder.
     """
     config, theirs = configure(VAEBMConfig(), entry['config']), entry['vae']
-    energy = EnergyResNet(**asdict(config.energy), c_in=config.nvae.channels)
+    energy = _network(config)
     energy.load_state_dict(state)
     file = folder and folder / 'vae' / 'weights.safetensors'
     if file and file.exists():
@@ -262,9 +267,25 @@ def _released_energy(config):
     return energy
 
 
-def _published_energy(config, vae):
+def _own_energy(config):
+    "The energy in a file `weights.safetensors` or `best.safetensors` of a run with the same network."
+    energy, state = _network(config), load_checkpoint(config.start_energy)
+    try:
+        energy.load_state_dict(state)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f'start_energy must be a file of energy weights for {config.energy}, got {config.start_energy!r}'
+        ) from error
+    return energy
+
+
+def _given_energy(config, vae):
     if RELEASED_FILE.fullmatch(config.start_energy):
         return _released_energy(config)
+    return _own_energy(config) if is_weight_file(config.start_energy) else _published_energy(config, vae)
+
+
+def _published_energy(config, vae):
     entry, state = read_weights(config.start_energy)
     if entry.get('model') != 'energy':
         raise ValueError(f'start_energy must name an energy, got {config.start_energy!r}')
@@ -287,11 +308,13 @@ def provenance(
     """What the record of an energy says of its past: the trainings before this run, and name and digest
     of its VAE.
     """
-    file = RELEASED_FILE.fullmatch(config.start_energy)
+    file = is_weight_file(config.start_energy)
     if config.start_energy and not file:
         entry = read_weights(config.start_energy)[0]
         return entry['lineage'], entry['vae']
-    lineage = [{'command': f'published as {Path(config.start_energy).name}'}] if file else []
+    released = RELEASED_FILE.fullmatch(config.start_energy)
+    origin = 'published as' if released else 'energy weights of'
+    lineage = [{'command': f'{origin} {Path(config.start_energy).name}'}] if file else []
     if config.start and not config.stage1.n_steps and not is_weight_file(config.start):
         return lineage, {'name': config.start, 'digest': read_weights(config.start)[0]['digest']}  # as published
     return lineage, {'name': name, 'digest': digest}
