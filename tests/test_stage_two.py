@@ -323,7 +323,8 @@ def test_moments_keep_the_layout_of_their_weights_when_a_run_resumes(make, tmp_p
 
 def test_stage_two_goes_on_from_the_energy_weights_of_a_run(tmp_path):
     "A file of weights, also of half precision; another network's, or another file, is named in the error."
-    vae, file, other = vaebm.load_pretrained('nvae_digits'), tmp_path / 'weights.safetensors', tmp_path / 'other.safetensors'
+    vae = vaebm.load_pretrained('nvae_digits')
+    file, other = tmp_path / 'weights.safetensors', tmp_path / 'other.safetensors'
     config = configure(
         VAEBMConfig(nvae=vae.config), {'start_energy': str(file), 'energy': {'width': 8, 'blocks': 'd1 d2'}}
     )
@@ -338,4 +339,6 @@ def test_stage_two_goes_on_from_the_energy_weights_of_a_run(tmp_path):
     save_checkpoint(other, {'done': 3, 'module': energy.state_dict()})
     with pytest.raises(ValueError, match='start_energy must be a file of energy weights .*other.safetensors'):
         build_vaebm(configure(config, {'start_energy': str(other)}), vae, x)
-    assert provenance(config, 'mine', 'f00') == ([{'command': 'energy weights of weights.safetensors'}], {'name': 'mine', 'digest': 'f00'})
+    lineage, its_vae = provenance(config, 'mine', 'f00')
+    assert lineage == [{'command': 'energy weights of weights.safetensors'}]
+    assert its_vae == {'name': 'mine', 'digest': 'f00'}
