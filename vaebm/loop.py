@@ -31,6 +31,7 @@ from vaebm.distributed import (
     load_rank_checkpoint,
     rank,
     save_rank_checkpoint,
+    wait_at_most,
     world_size,
 )
 
@@ -311,6 +312,7 @@ def fit(
     if path and _resume(stage, path) and stage.done >= n_steps:
         return FitResult('finished', stage.done)
     good, end = _host_copy(stage.state_dict()), n_steps if until is None else min(until, n_steps)
+    begin = stage.done
     hidden, name = not (progress and first), type(stage).__name__
 
     def asked():
@@ -330,6 +332,8 @@ def fit(
                 start = time.monotonic()
                 row = stage.step()
                 stage.seconds += time.monotonic() - start
+                if stage.done == begin:  # before it, one rank may have prepared data for hours
+                    wait_at_most()
                 if state:  # the step from it has passed the guards
                     good = state
                     bar.set_postfix({k: f'{v:.3g}' for k, v in row.items()})
