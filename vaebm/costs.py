@@ -12,6 +12,7 @@ import time
 import weakref
 from bisect import bisect
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -19,6 +20,8 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -109,6 +112,22 @@ def _on_meta(config: VAEBMConfig) -> tuple[NVAE, EnergyResNet]:
         )
 
 
+class _Autocast(TorchFunctionMode):
+    """On the meta device, what autocast to bfloat16 does elsewhere to convolutions and linear maps: they take
+    and give 16 bits.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.conv2d, F.conv2d, F.linear):
+            args = [t.bfloat16() if isinstance(t, torch.Tensor) else t for t in args]
+            kwargs = {k: t.bfloat16() if isinstance(t, torch.Tensor) else t for k, t in (kwargs or {}).items()}
+        return func(*args, **(kwargs or {}))
+
+
+def _precision(config):  # of a stage
+    return _Autocast() if config.bf16 else nullcontext()
+
+
 def _backward(module: nn.Module, losses: Callable[[], Iterator[torch.Tensor]]) -> Callable[[], None]:
     """One update but for the optimiser: gradients of the update before, and from then on their
     successors, are alive.
@@ -136,7 +155,9 @@ def _update_one(config, vae, n):
         for i, part in enumerate(x.chunk(c.accumulate)):
             with shared_kernels(vae) as stacks:
                 penalty = 0.0 if i else c.regularize * (spectral(stacks) + batch_norm_penalty(vae))
-                yield penalty - vae.elbo(part, 0.5).mean()
+                with _precision(c):
+                    bound = vae.elbo(part, 0.5).mean()
+                yield penalty - bound
 
     return _backward(vae, losses)
 
@@ -150,7 +171,9 @@ def _update_two(config, energy, n):
 
     def losses():
         for i, part in enumerate(x.chunk(c.accumulate)):
-            yield ebm_loss(energy, part, part, c.energy_penalty, 0.0 if i else c.spectral)[0]
+            with _precision(c):
+                loss = ebm_loss(energy, part, part, c.energy_penalty, 0.0 if i else c.spectral)[0]
+            yield loss
 
     return _backward(energy, losses)
 
@@ -159,9 +182,9 @@ def costs(
     config: ImageExperiment,
     gpus: int = 1,  # that share the images of an update and the rows of the buffer, a process each
 ) -> dict:
-    """What a run costs, from shapes alone: `parameters`; `flops`, `bytes` read and written, and
+    """What a run costs, from shapes alone: `parameters`; `flops`, `bytes` read and written in float32, and
     `launches` per update and per sample, of all processes together; bytes of `memory` of one process in
-    float32, on its device but for those on the `host`; bytes on `disk` of all.
+    its stages' number types, on its device but for those on the `host`; bytes on `disk` of all.
 
     Raises `ValueError` unless gpus times micro-batches divide both batch sizes.
     """
@@ -176,8 +199,11 @@ def costs(
             f' {m.stage1.accumulate} and {k} micro-batches'
         )
     vae, energy = _on_meta(m)
-    update1 = count_flops(_update_one(m, vae, one // gpus))
-    update2 = count_flops(_update_two(m, energy, two // gpus))
+    plain = configure(m, {'stage1': {'bf16': False}, 'stage2': {'bf16': False}})
+    update1 = count_flops(_update_one(plain, vae, one // gpus))
+    update2 = count_flops(_update_two(plain, energy, two // gpus))
+    peak1 = count_flops(_update_one(m, vae, one // gpus)).peak if m.stage1.bf16 else update1.peak
+    peak2 = count_flops(_update_two(m, energy, two // gpus)).peak if m.stage2.bf16 else update2.peak
     product = fold(VAEBM(vae.eval().requires_grad_(False), energy.requires_grad_(False)))
     chains, evaluated = two // gpus // k, config.evaluation.batch_size
     eps = {n: torch.empty(n, vae.layout.size, device='meta') for n in {chains, evaluated}}
@@ -185,6 +211,11 @@ def costs(
         n: count_flops(lambda e=e: run(make_kernel(m.stage2), product, e, 1)) for n, e in eps.items()
     }  # counted once if they are as many
     step, evaluation = steps[chains], steps[evaluated]
+    if m.stage2.bf16:  # the chains of updates; samples are drawn in float32
+        narrow = VAEBM(fold(vae, torch.bfloat16), fold(energy, torch.bfloat16))
+        peak2 = max(peak2, count_flops(lambda: run(make_kernel(m.stage2), narrow, eps[chains], 1)).peak)
+    else:
+        peak2 = max(peak2, step.peak)
     with torch.no_grad():
         images = {n: count_flops(lambda e=e: product.vae.transform(e)) for n, e in eps.items()}
 
@@ -210,9 +241,9 @@ def costs(
         'stage 2': 4 * sizes['energy'] + buffer,
     }  # weights, their average, two moments
     memory = {
-        'stage 1': states['stage 1'] + update1.peak,
+        'stage 1': states['stage 1'] + peak1,
         'stage 2': (
-            states['stage 2'] + sizes['nvae'] + sizes['folded'] + max(update2.peak, step.peak, evaluation.peak)
+            states['stage 2'] + sizes['nvae'] + sizes['folded'] + max(peak2, evaluation.peak)
         ),
     }
     files = [states['stage 1'], states['stage 2'] + (gpus - 1) * buffer]
@@ -222,8 +253,8 @@ def costs(
         **{kind: totals(kind) for kind in ('flops', 'bytes', 'launches')},
         'memory': {
             **memory,
-            'activations 1': update1.peak,
-            'activations 2': max(update2.peak, step.peak),
+            'activations 1': peak1,
+            'activations 2': peak2,
             'samples': evaluation.peak,
             'buffer': buffer,
             'host': 2 * max(states.values()),  # the last good state and the one to come
@@ -403,10 +434,10 @@ def largest_batch(
     config: VAEBMConfig,
     size: float,  # bytes of a device
     batch: int,  # images of an update of stage 1 in one process
-    checkpoint_activations: bool = False,
+    fields: dict,  # of stage 1, such as {'checkpoint_activations': True}
 ) -> int:
     "The most images of an update of stage 1 that fit at once, a divisor of `batch`; 0 if not one does."
-    m = configure(config, {'stage1': {'checkpoint_activations': checkpoint_activations, 'accumulate': 1}})
+    m = configure(config, {'stage1': fields | {'accumulate': 1}})
     vae = _on_meta(m)[0]
     kept = 16 * _numbers(vae) + 4 * _weights(vae)  # weights, average, two moments; gradients of the parts before
 
@@ -423,9 +454,8 @@ def _advice_one(config, memory, size, gpus):
     m = config.model
     batch = m.stage1.batch_size // gpus
     ways = []
-    for again in (False, True):
-        n = largest_batch(m, size, batch, again)
-        fields = {'checkpoint_activations': True} if again else {}
+    for fields in ({}, {'checkpoint_activations': True}, {'bf16': True}):
+        n = largest_batch(m, size, batch, fields)
         if n:
             ways.append('stage1=' + json.dumps(fields | {'accumulate': batch // n}))
     return ways

@@ -114,7 +114,9 @@ class DataParallel:
     def __init__(self, module: nn.Module):
         self.ddp = None
         if world_size() > 1:  # buffers need no message: those of synchronised batch norms are equal
-            self.ddp = DistributedDataParallel(_Compute(module), broadcast_buffers=False)
+            self.ddp = DistributedDataParallel(  # gradients lie in the buckets: no second copy of them
+                _Compute(module), broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
     def backward(
         self,
