@@ -62,7 +62,7 @@ lint: $(VENV)/.installed ## ruff on library, notebooks, tests and website, pyrig
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 lab: $(VENV)/.installed ## JupyterLab at the start page
-	$(BIN)/jupyter lab nbs/index.ipynb
+	$(BIN)/jupyter lab $(LAB) nbs/index.ipynb
 
 docs: $(VENV)/.installed ## the website, in _site/html
 	$(BIN)/python docs/build.py

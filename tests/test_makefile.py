@@ -101,3 +101,12 @@ def test_help_names_every_target(folder):
     assert shown.returncode == 0 and shown.stdout == make(folder, 'help').stdout
     named = {name for line in re.findall('^make (.*?):', shown.stdout, re.M) for name in line.split()}
     assert named == targets and '''ARGS='stage1={"n_steps": 5}\'''' in shown.stdout
+
+
+@pytest.mark.parametrize('file', ['Dockerfile', '.devcontainer/devcontainer.json'])
+def test_containers_call_targets_that_exist(file):
+    "No container is built here: what they do beyond the base image is the Makefile's."
+    known = set(re.findall(r'^([\w$()/.-]+(?: [\w-]+)*):', (ROOT / 'Makefile').read_text(), re.M))
+    known = {name for names in known for name in names.replace('$(VENV)', '.venv').split()}
+    called = re.findall(r'\bmake"?,? "?([\w./-]+)', (ROOT / file).read_text().replace('git make', ''))
+    assert called and set(called) <= known, set(called) - known
