@@ -115,7 +115,7 @@ def test_a_cut_download_is_no_data_set(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match='no data.mdb'):
         read_lmdb(tmp_path, 16)
     monkeypatch.setitem(sys.modules, 'lmdb', None)
-    with pytest.raises(ImportError, match='pip install lmdb'):
+    with pytest.raises(ImportError, match='lmdb is missing: pip install'):
         read_lmdb(tmp_path / 'church64' / 'train', 16)
 
 
@@ -522,4 +522,4 @@ def test_what_is_missing_is_said_before_the_first_update(tmp_path, monkeypatch, 
     (tmp_path / InceptionFeatures.FILE).touch()
     monkeypatch.chdir(tmp_path)
     met = needs(run, {'disk': {'images': 1}, 'memory': {}})
-    assert [need.text for need in met if need.met is False] in ([], ['network of the FID: pip install torch-fidelity'])
+    assert [need.text for need in met if need.met is False] in ([], ["network of the FID: pip install 'vaebm[fid]'"])

@@ -123,7 +123,7 @@ def plain(name):
 def test_every_package_that_a_test_imports_is_declared():
     settings = configparser.ConfigParser()
     settings.read(ROOT / 'settings.ini', encoding='utf-8')
-    listed = ' '.join(settings['DEFAULT'][key] for key in ('requirements', 'dev_requirements'))
+    listed = ' '.join(value for key, value in settings['DEFAULT'].items() if key.endswith('requirements'))
     declared = {plain(re.match(r'[\w.-]+', word)[0]) for word in listed.split()}
     files = [*(ROOT / 'tests').glob('*.py')]
     packages = set().union(*map(imported_by, files)) - {path.stem for path in files} - {'vaebm'}

@@ -403,7 +403,7 @@ def test_without_the_package_an_lmdb_says_what_to_install(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, 'lmdb', None)
     (tmp_path / 'data.mdb').touch()
     for call in (lambda: read_lmdb(tmp_path, 32), lambda: write_example('church64', 'test', 2, tmp_path)):
-        assert error_message(ImportError, call).endswith('pip install lmdb')
+        assert error_message(ImportError, call).endswith("pip install 'vaebm[run]'")
 
 
 def test_files_that_hold_no_images_are_named_and_no_unsafe_advice_is_given(tmp_path):

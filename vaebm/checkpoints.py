@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BROKEN', 'FORMER_NAMES', 'replacing', 'write_atomic', 'as_json', 'write_json', 'CheckpointError', 'read_json',
            'read_record', 'run_file', 'tree_items', 'digest', 'nonfinite_entry', 'save_checkpoint', 'read_numbers',
-           'load_checkpoint', 'repository', 'package_folder', 'checkpoint_folder', 'read_manifest', 'read_weights']
+           'load_checkpoint', 'repository', 'package_folder', 'checkpoint_folder', 'find_weights', 'read_manifest',
+           'read_weights']
 
 # %% ../nbs/tools/checkpoints.ipynb #checkpts03
 import glob
@@ -18,7 +19,7 @@ import pickle
 import platform
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -345,7 +346,7 @@ def repository() -> Path:
     raise FileNotFoundError(f'neither {here} nor the package is in a clone of the repository')
 
 # %% ../nbs/tools/checkpoints.ipynb #runs042
-def package_folder(name: str) -> Path:  # 'checkpoints' or 'sets'
+def package_folder(name: str) -> Path:  # 'checkpoints', 'results' or 'sets'
     """Where files that come with the package are: inside an installed package, or `data/NAME`
     beside an editable one.
     """
@@ -357,6 +358,18 @@ def package_folder(name: str) -> Path:  # 'checkpoints' or 'sets'
 def checkpoint_folder() -> Path:
     "Where trained weights are."
     return package_folder('checkpoints')
+
+# %% ../nbs/tools/checkpoints.ipynb #runs046f
+def find_weights(file: str) -> Path | None:  # its name
+    """Where a published file is: in the package, in the folder `VAEBM_WEIGHTS`, or in the clone that
+    the working directory is in. None if it is in none of them.
+    """
+    places = [checkpoint_folder()]
+    if os.environ.get('VAEBM_WEIGHTS'):
+        places.append(Path(os.environ['VAEBM_WEIGHTS']).expanduser())
+    with suppress(FileNotFoundError):
+        places.append(repository() / 'data' / 'checkpoints')
+    return next((place / file for place in places if (place / file).is_file()), None)
 
 # %% ../nbs/tools/checkpoints.ipynb #runs046m
 def read_manifest() -> dict:
@@ -373,12 +386,20 @@ FORMER_NAMES = {
 def read_weights(name: str) -> tuple[dict, dict]:  # a key of the manifest, or a former one
     """Manifest entry and state of published weights.
 
-    Raises `ValueError` for unknown names, `CheckpointError` for a changed file."""
+    Raises `ValueError` for unknown names, `FileNotFoundError` for weights that are not here,
+    `CheckpointError` for a changed file.
+    """
     manifest, name = read_manifest(), FORMER_NAMES.get(name, name)
     if name not in manifest:
         raise ValueError(f'name must be one of {", ".join(manifest)}, got {name!r}')
     entry = manifest[name]
-    state = load_checkpoint(checkpoint_folder() / entry['file'], entry['digest'])
+    path = find_weights(entry['file'])
+    if path is None:
+        raise FileNotFoundError(
+            f'{entry["file"]} does not come with the package. It is in data/checkpoints of the repository: work'
+            ' in a clone, or name a folder that holds the file in the environment variable VAEBM_WEIGHTS'
+        )
+    state = load_checkpoint(path, entry['digest'])
     return entry, _base_state(name, entry) | state if 'base' in entry else state
 
 

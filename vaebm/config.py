@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['FORMER_FIELDS', 'FORMER_PLACES', 'FORMER_FILES', 'FORMER_TIERS', 'WORD', 'SEED', 'configure', 'present_names',
            'error_message', 'Allowed', 'check', 'check_has', 'integer', 'at_least', 'above', 'between', 'one_of',
-           'check_fields', 'begin_parameters', 'parameters']
+           'check_fields', 'import_extra', 'begin_parameters', 'parameters']
 
 # %% ../nbs/tools/config.ipynb #runs003
+import importlib
 import math
 import re
 from collections.abc import Callable
@@ -181,6 +182,18 @@ def check_fields(
             raise ValueError(f'{f.name} must be {kind.__name__}, got {value!r}')
         if f.name in allowed:
             check(f.name, value, allowed[f.name])
+
+# %% ../nbs/tools/config.ipynb #config021
+def import_extra(
+    module: str,  # its full name
+    extra: str,  # of vaebm, which brings its package
+) -> Any:
+    "A module that the core does not need; raises `ImportError` with the extra to install."
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = (error.name or module).partition('.')[0]
+        raise ImportError(f"{package} is missing: pip install 'vaebm[{extra}]'") from error
 
 # %% ../nbs/tools/config.ipynb #runs014
 def begin_parameters(namespace: dict) -> None:  # `globals()`

@@ -9,10 +9,9 @@ __all__ = ['ANGLES', 'MAX_PIXELS', 'turned', 'Traversal', 'read_digits', 'AlongC
 
 # %% ../nbs/36_explore.ipynb #15explore003
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.axes import Axes
 
 from .checkpoints import read_weights
 from .classifier import class_report, load_classifier
@@ -28,6 +27,9 @@ from .pretrained import load_pretrained
 from .samplers import pcn_langevin
 from .image_chains import along_chains
 from .widgets import Canvas, Mark, Nine, Panel, Picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # %% ../nbs/36_explore.ipynb #explore016b
 # The explorers of `vaebm.explore_points` can be imported from here as well.
@@ -98,7 +100,7 @@ def read_digits(x: torch.Tensor) -> torch.Tensor:  # stacks of digits, shape (..
     return load_classifier()(x.reshape(-1, 1, 32, 32)).softmax(1).view(*x.shape[:-2], 10)
 
 # %% ../nbs/36_explore.ipynb #15explore041b
-def _energies(ax: Axes, energy: Any) -> None:  # shape (steps, chains)
+def _energies(ax: 'Axes', energy: Any) -> None:  # shape (steps, chains)
     for e in energy.T:
         curve(ax, e, 'other', lw=0.8, ls='-')
     curve(ax, energy.mean(1), 'energy', label='mean')
@@ -186,7 +188,7 @@ class Ways(Mark):
     position.
     """
 
-    def __init__(self, ax: Axes, t: torch.Tensor):  # positions of the images
+    def __init__(self, ax: 'Axes', t: torch.Tensor):  # positions of the images
         super().__init__(ax)
         self.lines = [
             ax.plot(t, 0 * t, color=COLORS[kind], ls=ls, marker='.', label=label)[0]
@@ -293,7 +295,7 @@ def scores(
 class Gauge(Mark):
     "A panel with the histogram of many scores and a mark at one."
 
-    def __init__(self, ax: Axes, s: torch.Tensor):  # many scores, shape (n,)
+    def __init__(self, ax: 'Axes', s: torch.Tensor):  # many scores, shape (n,)
         ax.hist(s.numpy(), 30, color=COLORS['data'], alpha=0.6)
         room = 0.5 * (s.max() - s.min()).item()
         self.low, self.high = s.min().item() - room, s.max().item() + room

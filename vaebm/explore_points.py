@@ -9,17 +9,19 @@ __all__ = ['ENERGIES', 'SAMPLERS', 'LIMIT', 'boltzmann', 'Chains', 'Plane', 'Bar
 # %% ../nbs/35_explore_points.ipynb #points003
 import math
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 
 from .config import above, check, integer
 from .data import GaussianGrid
 from .plot import COLORS, axes
 from .samplers import hmc, independence, langevin, mala, pcn_langevin, run, underdamped
 from .widgets import Canvas, Picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # %% ../nbs/35_explore_points.ipynb #15explore017
 ENERGIES = {
@@ -103,7 +105,7 @@ class Plane:
     of them in orange.
     """
 
-    def __init__(self, ax: Axes, limit: float, x: str, y: str):  # names of the axes
+    def __init__(self, ax: 'Axes', limit: float, x: str, y: str):  # names of the axes
         self.image = ax.imshow(
             np.zeros((2, 2)),
             extent=(-limit, limit, -limit, limit),
@@ -128,7 +130,7 @@ class Plane:
 class Bars:
     "A panel with the shares of chains in 24 bins of x1, and the exact ones."
 
-    def __init__(self, ax: Axes):
+    def __init__(self, ax: 'Axes'):
         self.edges = np.linspace(-LIMIT, LIMIT, 25)
         none = np.zeros(24)
         self.artists = [

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .config import check, integer
+from .config import check, import_extra, integer
 
 # %% ../nbs/tools/files.ipynb #00bimages014a
 def as_shown(image):  # a PIL image
@@ -126,11 +126,7 @@ def image_files(path: Path | str) -> list[Path]:
 # %% ../nbs/tools/files.ipynb #00bimageslm1
 def import_lmdb():
     "The package lmdb; raises `ImportError` with what to install."
-    try:
-        import lmdb
-    except ImportError as e:
-        raise ImportError('an LMDB needs a package: pip install lmdb') from e
-    return lmdb
+    return import_extra('lmdb', 'run')
 
 
 def lmdb_folder(path: Path | str) -> Path | None:

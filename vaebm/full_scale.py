@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .checkpoints import replacing, write_json
-from .config import check, integer
+from .config import check, import_extra, integer
 from .costs import memory_advice
 from .data import to_bytes
 from .distributed import pause_when, rank
@@ -205,10 +205,7 @@ class InceptionFeatures(nn.Module):
 
     def __init__(self):
         super().__init__()
-        try:
-            module = importlib.import_module('torch_fidelity.feature_extractor_inceptionv3')
-        except ImportError as e:
-            raise ImportError('the FID needs a package: pip install torch-fidelity') from e
+        module = import_extra('torch_fidelity.feature_extractor_inceptionv3', 'fid')
         path = data_folder() / self.FILE
         if not path.exists():
             raise FileNotFoundError(
@@ -296,7 +293,7 @@ def _weight_needs(config):
     if config.evaluation.extractor.endswith(':InceptionFeatures'):
         file = data_folder() / InceptionFeatures.FILE
         here = importlib.util.find_spec('torch_fidelity') is not None
-        found.append(Need(here, 'network of the FID: pip install torch-fidelity'))
+        found.append(Need(here, "network of the FID: pip install 'vaebm[fid]'"))
         found.append(Need(file.exists(), f'its weights: {file}, from the releases of torch-fidelity'))
     return found
 

@@ -20,13 +20,12 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-from IPython.utils.capture import capture_output
 from torch import distributed
 from torch.nn import functional as F
 
 from .batch_norm import update_batch_norm
 from .checkpoints import load_checkpoint, save_checkpoint
-from .config import configure
+from .config import configure, import_extra
 from .costs import count_flops
 from .distributed import rank, world_size
 from .fast import benchmark, fold, random_model
@@ -310,7 +309,8 @@ def check_resume(setting: CheckSetting) -> Finding:
 # %% ../nbs/benchmarks/gpu_check.ipynb #gpucheck046
 def check_smoke_run(setting: CheckSetting) -> Finding:
     "The CIFAR-10 experiment at tier smoke runs from data to report, and its distances are finite."
-    with tempfile.TemporaryDirectory() as aside, capture_output():
+    quiet = import_extra('IPython.utils.capture', 'run').capture_output()
+    with tempfile.TemporaryDirectory() as aside, quiet:
         trial = open_run('cifar10', {'tier': 'smoke', 'source': 'paper', 'run_dir': aside})
         splits = splits_of(trial.config, trial.folder)
         choose, report = evaluators(trial, splits)

@@ -233,7 +233,7 @@ def load_images(
             return _verified(
                 _from_torchvision(known.torchvision, folder, split, download), name, split, 'the download'
             )
-        except (RuntimeError, OSError):
+        except (ImportError, RuntimeError, OSError):
             pass  # neither there nor to be had
     if name == 'mnist':
         return _embedded_mnist(split)
@@ -242,7 +242,7 @@ def load_images(
     raise FileNotFoundError(
         f'{name} ({split}) is not in {folder}: put {npz.name} there, with bytes `images` (N, H, W[, 3]), or a'
         f' folder {name}/{split} of images'
-        + (f' ({known.where})' if known.where else ', or connect to a network')
+        + (f' ({known.where})' if known.where else ", or connect to a network, with torchvision (pip install 'vaebm[run]')")
         + '. The environment variable VAEBM_DATA names another place.'
     )
 

@@ -13,10 +13,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from .checkpoints import write_json
 from .cli import leave, read_values
+from .config import import_extra
 from .costs import costs
 from .distributed import all_gather, barrier, pause_when, rank, world_size
 from .fast import keep_memory
@@ -30,12 +29,12 @@ from .runs import Paused, RunFolderError, Stopped, environment, run_folder
 from .loop import FitResult
 
 # %% ../nbs/34_launch.ipynb #manygpus018
-def _join() -> PartialState:
+def _join() -> Any:  # a `PartialState` of accelerate
     """Join the ranks that a launcher has started, each with its device.
 
     They may wait six hours for one another.
     """
-    return PartialState(timeout=timedelta(hours=6))
+    return import_extra('accelerate', 'multi-gpu').PartialState(timeout=timedelta(hours=6))
 
 
 def _enter(config, folder, resume_command):

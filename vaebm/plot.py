@@ -6,28 +6,33 @@
 __all__ = ['COLORS', 'STYLES', 'show', 'axes', 'scatter', 'density', 'curve', 'make_grid', 'pictures']
 
 # %% ../nbs/tools/plot.ipynb #plot003
+import sys
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import torch
-from IPython import get_ipython
-from IPython.display import display
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from .checkpoints import write_atomic
-from .config import check, integer
+from .config import check, import_extra, integer
 from .data import as_images
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # %% ../nbs/tools/plot.ipynb #plot005
 COLORS = {'data': '#111111', 'vae': '#e08214', 'vaebm': '#2166ac', 'energy': '#762a83', 'other': '#999999'}
 STYLES = {'data': '-', 'vae': '--', 'vaebm': '-', 'energy': '-.', 'other': ':'}
 
 # %% ../nbs/tools/plot.ipynb #plot007
+def _shell() -> Any:
+    "The IPython that runs this, if one does."
+    return sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+
+
 def show(
-    fig: Figure,  # the figure; it is closed afterwards
+    fig: 'Figure',  # the figure; it is closed afterwards
     alt: str,  # what the figure shows, in one sentence
     path=None,  # also write it to this PNG file
     place: str | None = None,  # display id, for a figure that will be redrawn
@@ -39,10 +44,12 @@ def show(
     """
     buffer = BytesIO()
     fig.savefig(buffer, format='png', dpi=80, bbox_inches='tight', metadata={'Software': None})
-    plt.close(fig)
+    import_extra('matplotlib.pyplot', 'run').close(fig)
     if path:
         write_atomic(path, buffer.getvalue())
-    if get_ipython():
+    if _shell():
+        from IPython.display import display
+
         display({'image/png': buffer.getvalue(), 'text/plain': alt}, raw=True, display_id=place, update=update)
 
 # %% ../nbs/tools/plot.ipynb #plot008
@@ -60,6 +67,7 @@ def axes(
     rows, rest = divmod(len(titles), columns)
     if rest:
         raise ValueError(f'columns must divide the number of titles, {len(titles)}, got {columns}')
+    plt = import_extra('matplotlib.pyplot', 'run')
     fig, axs = plt.subplots(
         rows, columns, figsize=(size * columns, size * rows), layout='constrained', squeeze=False, **kwargs
     )
@@ -69,7 +77,7 @@ def axes(
 
 # %% ../nbs/tools/plot.ipynb #plot010
 def scatter(
-    ax: Axes,  # panel to draw into
+    ax: 'Axes',  # panel to draw into
     x: torch.Tensor,  # points, shape (N, 2)
     kind: str = 'data',  # a key of `COLORS`
     limit: float = 5.5,  # both axes run from -limit to limit
@@ -87,7 +95,7 @@ def scatter(
 
 # %% ../nbs/tools/plot.ipynb #plot013
 def density(
-    ax: Axes,  # panel to draw into
+    ax: 'Axes',  # panel to draw into
     log_p: torch.Tensor,  # log density on a square lattice, shape (n, n), first index is x1
     limit: float,  # the lattice runs from -limit to limit
 ) -> None:
@@ -97,7 +105,7 @@ def density(
 
 # %% ../nbs/tools/plot.ipynb #plot016
 def curve(
-    ax: Axes,  # panel to draw into
+    ax: 'Axes',  # panel to draw into
     y: Any,  # values, a sequence or a tensor
     kind: str = 'vaebm',  # a key of `COLORS` and `STYLES`
     x: Any = None,  # positions, by default 0, 1, 2, ...
@@ -133,7 +141,7 @@ def make_grid(
 
 # %% ../nbs/tools/plot.ipynb #plot019
 def pictures(
-    ax: Axes,  # panel to draw into
+    ax: 'Axes',  # panel to draw into
     x: torch.Tensor,  # as in `make_grid`
     columns: int = 8,  # images per row
 ) -> None:

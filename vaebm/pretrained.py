@@ -10,7 +10,14 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from .checkpoints import FORMER_NAMES, load_checkpoint, read_manifest, read_record, read_weights
+from vaebm.checkpoints import (
+    FORMER_NAMES,
+    find_weights,
+    load_checkpoint,
+    read_manifest,
+    read_record,
+    read_weights,
+)
 from .model import VAEBM
 
 if TYPE_CHECKING:
@@ -60,10 +67,19 @@ VAES = Literal[
 ]
 
 
+def _published() -> dict:
+    "Entries of the manifest that are models, by their names."
+    entries = read_manifest().items()
+    return {name: entry for name, entry in entries if entry.get('model', 'vaebm') in LOADERS}
+
+
 def list_pretrained() -> dict:
-    "Names of the models that come with the package and what kind each is: a key of `LOADERS`."
-    kinds = {name: entry.get('model', 'vaebm') for name, entry in read_manifest().items()}
-    return {name: kind for name, kind in kinds.items() if kind in LOADERS}
+    """Names of the published models whose weights are here, and what kind each is: a key of `LOADERS`.
+
+    `find_weights` says where it looks.
+    """
+    found = {name: entry for name, entry in _published().items() if find_weights(entry['file'])}
+    return {name: entry.get('model', 'vaebm') for name, entry in found.items()}
 
 
 @overload
@@ -79,11 +95,11 @@ def load_pretrained(
 ) -> Any:
     """A trained model, a `VAEBM` or a VAE, in eval mode, its weights frozen.
 
-    Raises `ValueError` for unknown names, with those that there are, `CheckpointError` for a
-    changed file.
+    Raises `ValueError` for unknown names, with those that there are, `FileNotFoundError` for
+    published weights that are not here, `CheckpointError` for a changed file.
     """
     names, path = list_pretrained(), Path(source)
-    if source in names or source in FORMER_NAMES:
+    if source in _published() or source in FORMER_NAMES:
         model = load_recorded(*read_weights(str(source)))
     elif source and path.is_dir():
         model = _load_run(path)

@@ -31,6 +31,7 @@ from vaebm.checkpoints import (
     nonfinite_entry,
     read_json,
     read_record,
+    repository,
     write_atomic,
     write_json,
 )
@@ -249,14 +250,19 @@ def command_line(
     experiment: str,  # name of a notebook in nbs/experiments, or FOLDER/NAME of another folder
     overrides: dict,  # its parameters; empty ones are left out
 ) -> str:
-    "The command that repeats a run."
+    "The command that repeats a run: with the notebook's path in a clone, with its name elsewhere."
     words = [
         shlex.quote(f'{k}={v if isinstance(v, str) else json.dumps(v)}')
         for k, v in overrides.items()
         if v not in ('', {})
     ]
     folder, _, name = experiment.rpartition('/')
-    return ' '.join(['vaebm-run', f'nbs/{folder or "experiments"}/{name}.ipynb', *words])
+    try:
+        repository()
+        name = f'nbs/{folder or "experiments"}/{name}.ipynb'
+    except FileNotFoundError:
+        pass
+    return ' '.join(['vaebm-run', name, *words])
 
 # %% ../nbs/tools/runs.ipynb #runs040w1
 def write_record(

@@ -32,7 +32,19 @@ from vaebm.checkpoints import (
     save_checkpoint,
     write_json,
 )
-from .config import SEED, WORD, Allowed, above, at_least, between, check, check_fields, check_has, integer
+from vaebm.config import (
+    SEED,
+    WORD,
+    Allowed,
+    above,
+    at_least,
+    between,
+    check,
+    check_fields,
+    check_has,
+    import_extra,
+    integer,
+)
 from .data import NotFinite, as_images
 from .distributed import all_reduce_mean, rank
 from .layers import SpectralSum, batch_norm_penalty, checkpoint_cells, shared_kernels
@@ -283,12 +295,9 @@ class Monitor:
         "Write what there is to see."
         first = self.writer is None
         if first:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer, self.next = (
-                SummaryWriter(self.folder / 'tensorboard', purge_step=stage.done),
-                stage.done,
-            )
+            tensorboard = import_extra('torch.utils.tensorboard', 'run')
+            self.writer = tensorboard.SummaryWriter(self.folder / 'tensorboard', purge_step=stage.done)
+            self.next = stage.done
         for row in stage.history:
             if row['step'] >= self.next:
                 self.write(row)

@@ -15,20 +15,24 @@ from io import BytesIO
 from statistics import median
 from typing import Any
 
-import ipywidgets
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
+
+from .config import check, import_extra, integer
+from .files import SUFFIXES
+from .plot import COLORS, make_grid
+
+for package in ('ipywidgets', 'matplotlib'):  # says what to install
+    import_extra(package, 'explore')
+
+import ipywidgets
+import matplotlib.pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-
-from .config import check, integer
-from .files import SUFFIXES
-from .plot import COLORS, make_grid
 
 # %% ../nbs/tools/widgets.ipynb #15explore005d
 def as_png(image: Image.Image) -> bytes:
