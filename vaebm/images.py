@@ -242,7 +242,8 @@ def load_images(
     raise FileNotFoundError(
         f'{name} ({split}) is not in {folder}: put {npz.name} there, with bytes `images` (N, H, W[, 3]), or a'
         f' folder {name}/{split} of images'
-        + (f' ({known.where})' if known.where else ", or connect to a network, with torchvision (pip install 'vaebm[run]')")
+        + (f' ({known.where})' if known.where else ", or connect to a network, with torchvision")
+        + ('' if known.where else " (pip install 'vaebm[run]')")
         + '. The environment variable VAEBM_DATA names another place.'
     )
 
