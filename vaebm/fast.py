@@ -43,9 +43,8 @@ def random_model(
     check('energy_width', energy_width, integer())
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vae, energy = NVAE(NVAEConfig(groups=groups, channels_enc=width, channels_dec=width)), EnergyResNet(
-            width=energy_width, blocks=blocks
-        )
+        vae = NVAE(NVAEConfig(groups=groups, channels_enc=width, channels_dec=width))
+        energy = EnergyResNet(width=energy_width, blocks=blocks)
     with torch.no_grad():
         vae.train()
         for k in range(2):
@@ -70,7 +69,7 @@ def _published_cell(cell: Any, x: torch.Tensor, swish: Callable) -> torch.Tensor
         )
     return skip + 0.1 * cell.se(h)
 
-# %% ../nbs/14_fast.ipynb #07fast010
+
 def _published_energy(energy: EnergyResNet, x: torch.Tensor, swish: Callable) -> torch.Tensor:
     "An energy network in the published order of operations."
     h = swish(energy.conv1(x.clamp(0, 1))) / 1.1
@@ -102,9 +101,8 @@ def published_step(
     for cell in vae.post:
         s = _published_cell(cell, s, swish)
     p = gaussian(vae.head(s))
-    value = _published_energy(model.energy, (p.loc + p.scale * eps_x + 1) / 2, swish) + 0.5 * eps.square().sum(
-        1
-    )
+    images = (p.loc + p.scale * eps_x + 1) / 2
+    value = _published_energy(model.energy, images, swish) + 0.5 * eps.square().sum(1)
     weights = [] if frozen else [w for w in model.energy.parameters() if w.requires_grad]
     return value.detach(), torch.autograd.grad(value.sum(), [eps, *weights])[0]
 
@@ -158,7 +156,7 @@ class FoldedConv2d(nn.Module):
         stride, padding, dilation, groups = self.options
         return F.conv2d(x.to(self.weight.dtype), self.weight, self.bias, stride, padding, dilation, groups)
 
-# %% ../nbs/14_fast.ipynb #07fast025
+
 def fold_conv(conv: WNConv2d, dtype: torch.dtype) -> FoldedConv2d:
     "A weight-normalized convolution with its kernel computed once."
     return FoldedConv2d(conv.effective_weight(), conv.bias, dtype, conv.stride, conv.padding)
@@ -216,30 +214,26 @@ class FoldedDecoderCell(nn.Module):
     def __init__(self, cell: Any, dtype: torch.dtype):  # a `DecoderCell`
         super().__init__()
         (a1, b1), (a2, b2), (a3, b3), (a4, b4) = map(affine, (cell.norm1, cell.norm2, cell.norm3, cell.norm4))
-        w, column = cell.expand.weight.flatten(1), lambda a: a.view(-1, 1, 1, 1)
+        w = cell.expand.weight.flatten(1)
         expand = (a2[:, None] * w * a1)[:, :, None, None]
-        depthwise = column(a3) * cell.depthwise.weight
-        project = column(a4) * cell.project.weight
+        depthwise = a3.view(-1, 1, 1, 1) * cell.depthwise.weight
+        project = a4.view(-1, 1, 1, 1) * cell.project.weight
         padded = {'padding': 2, 'groups': len(a3)}
-        self.expand, self.expand_back = FoldedConv2d(expand, a2 * (w @ b1) + b2, dtype), FoldedConv2d(
-            expand.transpose(0, 1), None, dtype
-        )
-        self.depthwise, self.depthwise_back = FoldedConv2d(depthwise, b3, dtype, **padded), FoldedConv2d(
-            depthwise.flip(2, 3), None, dtype, **padded
-        )
-        self.project, self.project_back = FoldedConv2d(project, b4, dtype), FoldedConv2d(
-            project.transpose(0, 1), None, dtype
-        )
-        self.se, self.up = None if isinstance(cell.se, nn.Identity) else cell.se, cell.up
+        self.expand = FoldedConv2d(expand, a2 * (w @ b1) + b2, dtype)
+        self.expand_back = FoldedConv2d(expand.transpose(0, 1), None, dtype)
+        self.depthwise = FoldedConv2d(depthwise, b3, dtype, **padded)
+        self.depthwise_back = FoldedConv2d(depthwise.flip(2, 3), None, dtype, **padded)
+        self.project = FoldedConv2d(project, b4, dtype)
+        self.project_back = FoldedConv2d(project.transpose(0, 1), None, dtype)
+        self.se = None if isinstance(cell.se, nn.Identity) else cell.se
+        self.up = cell.up
         self.skip: Any = fold_conv(cell.skip, dtype) if cell.up else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # shape (B, c_in, H, W)
         x = x.to(self.expand.weight.dtype)
-        skip = (
-            F.interpolate(self.skip(x), scale_factor=2, mode='bilinear', align_corners=True)
-            if self.up
-            else None
-        )
+        skip = None
+        if self.up:
+            skip = F.interpolate(self.skip(x), scale_factor=2, mode='bilinear', align_corners=True)
         return _Branch.apply(x, skip, self)
 
 # %% ../nbs/14_fast.ipynb #07fast034
@@ -256,19 +250,15 @@ class FoldedEnergyBlock(nn.Module):
     def __init__(self, block: Any, dtype: torch.dtype):  # an `EnergyBlock`
         super().__init__()
         w1, w2 = (conv.effective_weight() / 1.1 for conv in (block.conv1, block.conv2))
-        self.down, self.conv1 = block.down, FoldedConv2d(w1, block.conv1.bias, dtype, padding=1)
-        self.conv2 = FoldedConv2d(
-            pooled_kernel(w2) if block.down else w2,
-            block.conv2.bias,
-            dtype,
-            stride=2 if block.down else 1,
-            padding=1,
-        )
-        self.skip = (
-            FoldedConv2d(block.skip.effective_weight() / 1.1, None, dtype)
-            if isinstance(block.skip, WNConv2d)
-            else None
-        )
+        self.down = block.down
+        self.conv1 = FoldedConv2d(w1, block.conv1.bias, dtype, padding=1)
+        if block.down:
+            self.conv2 = FoldedConv2d(pooled_kernel(w2), block.conv2.bias, dtype, stride=2, padding=1)
+        else:
+            self.conv2 = FoldedConv2d(w2, block.conv2.bias, dtype, padding=1)
+        self.skip = None
+        if isinstance(block.skip, WNConv2d):
+            self.skip = FoldedConv2d(block.skip.effective_weight() / 1.1, None, dtype)
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         h = self.conv2(F.silu(self.conv1(y)))
@@ -307,7 +297,7 @@ def _or_its_own(dtype, weight):
 def _(energy: EnergyResNet, dtype: torch.dtype | None = None):
     return FoldedEnergy(energy, _or_its_own(dtype, energy.linear.weight))
 
-# %% ../nbs/14_fast.ipynb #07fast041
+
 class FoldedCombiner(nn.Module):
     "1x1 convolutions of s and of z, added."
 
@@ -319,7 +309,7 @@ class FoldedCombiner(nn.Module):
     def forward(self, s: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         return self.of_s(s) + self.of_z(z)
 
-# %% ../nbs/14_fast.ipynb #07fast042a
+
 def _without(module: nn.Module, *names: str) -> nn.Module:
     "A shallow copy that shares all weights, without the named parts."
     module = copy.copy(module)
@@ -334,12 +324,11 @@ def _(vae: NVAE, dtype: torch.dtype | None = None):
         return vae  # folded already
     dtype = _or_its_own(dtype, vae.top)
 
-    def head(part):
-        return nn.Sequential(
-            part[0], fold_conv(part[1], torch.promote_types(dtype, torch.float32))
-        )  # means and scales: float32 at least
+    def head(part):  # means and scales: float32 at least
+        return nn.Sequential(part[0], fold_conv(part[1], torch.promote_types(dtype, torch.float32)))
 
-    folded, groups = _without(vae, 'stem', 'pre', 'encoder', 'neck'), []
+    folded = _without(vae, 'stem', 'pre', 'encoder', 'neck')
+    groups = []
     for group in vae.groups:
         g = _without(group, 'merge', 'posterior_head', 'flows')
         g.cells = nn.Sequential(*[FoldedDecoderCell(cell, dtype) for cell in group.cells])
@@ -411,9 +400,8 @@ def calibrate(
             check(name, n, integer())
     before, rows = torch.get_num_threads(), []
     like = model.like
-    noise = normal_like(
-        like.new_empty(max(batch_sizes), model.vae.layout.size), torch.Generator(like.device).manual_seed(0)
-    )
+    generator = torch.Generator(like.device).manual_seed(0)
+    noise = normal_like(like.new_empty(max(batch_sizes), model.vae.layout.size), generator)
     try:
         for n in threads or sorted({1, max(1, before // 2), before}):
             torch.set_num_threads(n)
