@@ -60,7 +60,7 @@ setup(
     package_dir={f"vaebm.{name}": place for name, place in FOLDERS.items()},
     package_data={
         "vaebm": ["py.typed"],
-        "vaebm.checkpoints": ["*.safetensors", "*.json"],
+        "vaebm.checkpoints": ["*.safetensors", "*.json", "README.md"],
         "vaebm.results": ["*.json"],
         "vaebm.sets": ["*.npz", "README.md"],
         "vaebm.experiments": ["*.ipynb"],

@@ -100,9 +100,8 @@ def test_extras_bring_the_core_what_it_leaves_out():
 
 def test_modules_without_extras_load_or_say_which_one_they_need():
     "Everything outside the core is hidden; the message names an extra that exists."
-    brought = {'papermill', 'nbformat', 'nbclient', 'jupyter_client', 'matplotlib', 'mpl_toolkits', 'IPython'}
-    brought |= {'ipykernel', 'torchvision', 'tensorboard', 'lmdb', 'ipywidgets', 'accelerate', 'scipy', 'sklearn'}
-    brought |= {'fastcore'}
+    brought = 'papermill nbformat nbclient jupyter_client matplotlib mpl_toolkits IPython ipykernel torchvision'.split()
+    brought += 'tensorboard lmdb ipywidgets accelerate scipy sklearn fastcore'.split()
     modules = [path.stem for path in (ROOT / 'vaebm').glob('[a-z]*.py')]
     done = subprocess.run(
         [sys.executable, '-c', WITHOUT_EXTRAS, json.dumps(sorted(brought)), *modules],
@@ -179,8 +178,8 @@ def test_experiments_are_found_by_name_without_a_clone(installed, capsys):
 
     main(['--list'])
     names = capsys.readouterr().out.splitlines()[::2]
-    pages = [path for name in ('experiments', 'benchmarks') for path in sorted((ROOT / 'nbs' / name).glob('*.ipynb'))]
-    assert names == [path.stem for path in pages]
+    folders = [ROOT / 'nbs' / name for name in ('experiments', 'benchmarks')]
+    assert names == [path.stem for folder in folders for path in sorted(folder.glob('*.ipynb'))]
     assert find_notebook('25_gaussians') == installed / 'experiments' / '25_gaussians.ipynb'
     assert command_line('25_gaussians', {'tier': 'smoke'}) == 'vaebm-run 25_gaussians tier=smoke'
 
@@ -257,8 +256,8 @@ def test_a_clean_environment_runs_readme_and_an_experiment(wheel, tmp_path):
     clean = {'PATH': os.environ['PATH'], 'HOME': str(tmp_path), 'OMP_NUM_THREADS': '1'}
 
     def call(*words):
-        words = [place / 'bin' / words[0], *words[1:]]
-        return subprocess.run(words, cwd=here, env=clean, capture_output=True, text=True)
+        command = [place / 'bin' / words[0], *words[1:]]
+        return subprocess.run(command, cwd=here, env=clean, capture_output=True, text=True)
 
     done = call('python', '-c', code + "\nassert x.shape == (1000, 2) and clothes.shape == (16, 1, 32, 32)")
     assert done.returncode == 0, done.stderr[-2000:]

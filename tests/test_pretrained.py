@@ -15,13 +15,14 @@ import torch
 from small import seed
 
 import vaebm
-from vaebm.checkpoints import FORMER_NAMES, CheckpointError, read_weights, save_checkpoint
+from vaebm.checkpoints import FORMER_NAMES, CheckpointError, read_manifest, read_weights, save_checkpoint
 from vaebm.classifier import class_report, load_classifier
 from vaebm.config import configure, error_message, present_names
 from vaebm.data import coverage, gaussian_grid
 from vaebm.images import StackedDigits, load_images
 from vaebm.likelihood import mean_log_likelihood
 from vaebm.model import VAEBM
+from vaebm.pretrained import model_card, model_cards
 from vaebm.runs import publish, write_record
 from vaebm.image_chains import along_chains
 from vaebm.stage_two import VAEBMConfig, build_vaebm
@@ -265,3 +266,16 @@ def test_a_model_samples_in_a_spawned_process():
     drawn = queue.get(timeout=300)
     process.join()
     assert drawn == model.sample(3, seed(0)).tolist()
+
+
+def test_the_cards_beside_the_weights_are_those_of_the_manifest():
+    "Written by `model_cards`: one card for each file, with its digest, its command and its numbers."
+    text = (ROOT / 'data' / 'checkpoints' / 'README.md').read_text(encoding='utf-8')
+    assert text == model_cards(), 'write model_cards() to data/checkpoints/README.md'
+    for name, entry in read_manifest().items():
+        card = model_card(name)
+        assert card in text and entry['digest'][:12] in card and entry['command'] in card
+        assert all(f'**{part}:**' in card for part in ('What', 'Data', 'Training', 'Numbers', 'Limits', 'Licence'))
+    assert '-0.05146' in model_card('25_gaussians') and '0.9265' in model_card('fashion_classifier')
+    with pytest.raises(ValueError, match='name must be one of 25_gaussians'):
+        model_card('nobody')

@@ -305,6 +305,8 @@ def _describe_fields(path, notebook):
 
 def _list_experiments():
     "Print the experiments and benchmarks by name, each with its summary."
+    if not experiments():
+        raise ValueError('no experiments: neither here nor in the package')
     for path in experiments():
         summary = re.search('^> (.*)', load_notebook_node(str(path)).cells[0].source, re.M)
         print(f'{path.stem}\n    {summary[1] if summary else ""}')

@@ -160,6 +160,18 @@ class VAEBM(nn.Module):
         )
 
     @classmethod
+    def fit(
+        cls,
+        data: Any,  # points (n, d), images (n, C, H, W) in [0, 1], or a folder of photographs
+        updates: tuple[int, int] | None = None,  # of stages 1 and 2
+        seed: int = 0,
+        folder: Path | str | None = None,  # keeps checkpoints
+        size: int = 32,  # height and width to which photographs are cut
+    ) -> 'VAEBM':
+        """Train both stages on data of your own: `vaebm.own_data.fit_own`, which says what it raises."""
+        return importlib.import_module('vaebm.own_data').fit_own(data, updates, seed, folder, size)
+
+    @classmethod
     def load(cls, path: Path | str) -> 'VAEBM':
         """The model that `save` wrote, in eval mode, its weights frozen.
 

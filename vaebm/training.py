@@ -162,13 +162,16 @@ class Config:
         check_fields(self, tier=WORD, seed=SEED, n_train=integer())
 
 # %% ../nbs/09_training.ipynb #08twostage018
-def build(config: Config) -> VAEBM:
+def build(
+    config: Config,
+    dim: int = 2,  # size of x
+) -> VAEBM:
     "A fresh VAEBM with the networks and the sampler of `config`; weights follow from its seed."
     n = config.network
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        vae, energy = MLPVAE(2, n.latent, n.width, n.depth, n.vae_gain), MLPEnergy(
-            2, n.width, n.depth, n.energy_gain
+        vae, energy = MLPVAE(dim, n.latent, n.width, n.depth, n.vae_gain), MLPEnergy(
+            dim, n.width, n.depth, n.energy_gain
         )
     return VAEBM(vae, energy, make_kernel(config.stage2))
 
