@@ -94,7 +94,9 @@ def read_photographs(
     Raises `FileNotFoundError` if there are none, a `ValueError` that lists all that is wrong.
     """
     check('size', size, one_of(SIDES))
-    found, small, unreadable = {}, [], []
+    found = {}
+    small = []
+    unreadable = []
     for file in image_files(path):
         name = str(file.relative_to(path))
         try:
