@@ -157,6 +157,10 @@ def density_of_states(
     Needs scipy. Raises `KeyError` for a statistic that `familiar` lacks.
     """
     gaussian_kde = import_extra('scipy.stats', 'lab').gaussian_kde
-    known = {k: gaussian_kde(familiar[k].double().cpu().numpy()) for k in statistics}
-    return torch.stack([torch.from_numpy(known[k].logpdf(s.double().cpu().numpy())) for k, s in statistics.items()]).sum(0)
+
+    def log_density(k):
+        known = gaussian_kde(familiar[k].double().cpu().numpy())
+        return torch.from_numpy(known.logpdf(statistics[k].double().cpu().numpy()))
+
+    return torch.stack([log_density(k) for k in statistics]).sum(0)
 
