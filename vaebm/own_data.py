@@ -95,8 +95,7 @@ def read_photographs(
     """
     check('size', size, one_of(SIDES))
     found = {}
-    small = []
-    unreadable = []
+    small, unreadable = [], []
     for file in image_files(path):
         name = str(file.relative_to(path))
         try:
