@@ -14,7 +14,7 @@ import small
 import vaebm
 from vaebm import nvae
 from vaebm.variants import DecoderStage
-from vaebm.checkpoints import load_checkpoint, save_checkpoint
+from vaebm.checkpoints import load_checkpoint, save_checkpoint, write_json
 from vaebm.config import configure
 from vaebm.data import embedded_digits
 from vaebm.energy_nets import EnergyResNet
@@ -342,3 +342,6 @@ def test_stage_two_goes_on_from_the_energy_weights_of_a_run(tmp_path):
     lineage, its_vae = provenance(config, 'mine', 'f00')
     assert lineage == [{'command': 'energy weights of weights.safetensors'}]
     assert its_vae == {'name': 'mine', 'digest': 'f00'}
+    earlier = {'command': 'before', 'digest': 'aaa'}
+    write_json(tmp_path / 'metrics.json', {'command': 'vaebm-run', 'digest': 'bbb', 'lineage': [earlier], 'run': 3})
+    assert provenance(config, 'mine', 'f00')[0] == [earlier, {'command': 'vaebm-run', 'digest': 'bbb'}]

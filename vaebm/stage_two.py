@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoints import CheckpointError, load_checkpoint, read_weights
+from .checkpoints import CheckpointError, load_checkpoint, read_record, read_weights
 from .config import above, at_least, between, check_fields, configure, integer
 from .data import as_images
 from .energy_nets import BLOCKS, ENERGY_NETWORKS, EnergyResNet
@@ -302,6 +302,16 @@ def _published_energy(config, vae):
     return theirs.energy
 
 # %% ../nbs/20_stage_two.ipynb #imagesproven0
+def _origin(file):
+    "What is known of an energy in a file: its authors', or the record that a run of our own left beside it."
+    if RELEASED_FILE.fullmatch(file):
+        return [{'command': f'published as {Path(file).name}'}]
+    records = Path(file).with_suffix('.json'), Path(file).with_name('metrics.json')
+    found = next((read_record(record) for record in records if record.exists()), {})
+    mine = {k: found[k] for k in ('command', 'config', 'metrics', 'digest') if k in found}
+    return [*found.get('lineage', []), {'command': f'energy weights of {Path(file).name}'} | mine]
+
+
 def provenance(
     config: VAEBMConfig, name: str, digest: str  # of a VAE that this run trained
 ) -> tuple[list, dict]:
@@ -312,9 +322,7 @@ def provenance(
     if config.start_energy and not file:
         entry = read_weights(config.start_energy)[0]
         return entry['lineage'], entry['vae']
-    released = RELEASED_FILE.fullmatch(config.start_energy)
-    origin = 'published as' if released else 'energy weights of'
-    lineage = [{'command': f'{origin} {Path(config.start_energy).name}'}] if file else []
+    lineage = _origin(config.start_energy) if file else []
     if config.start and not config.stage1.n_steps and not is_weight_file(config.start):
         return lineage, {'name': config.start, 'digest': read_weights(config.start)[0]['digest']}  # as published
     return lineage, {'name': name, 'digest': digest}
