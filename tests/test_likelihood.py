@@ -1,7 +1,9 @@
 """Likelihoods: in double precision those in single, and bounds that can take part in gradients."""
 
+import pytest
 import torch
 
+import fork
 from small import seed
 
 import vaebm
@@ -36,3 +38,38 @@ def test_importance_weighted_bounds_are_ordinary_tensors():
         scale = torch.ones((), dtype=value.dtype, requires_grad=True)
         (scale * value).sum().backward()  # tensors of inference mode cannot take part in this
         assert torch.allclose(scale.grad, value.sum())
+
+
+QUADRATURE = '''
+import resource
+import sys
+
+import torch
+
+import vaebm
+from vaebm.energy import Grid
+from vaebm.fast import keep_memory
+from vaebm.likelihood import log_z_quadrature
+
+def largest():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+torch.set_num_threads(1)
+if not keep_memory():
+    print('no glibc')
+    sys.exit()
+model, before = vaebm.load_pretrained('25_gaussians'), largest()
+log_z_quadrature(model, Grid(5.5, 221), (400, 20_000), torch.Generator().manual_seed(0))
+print(largest() - before)
+'''
+
+
+@pytest.mark.slow
+def test_the_quadrature_of_the_main_job_fits_a_laptop(tmp_path):
+    """Freed memory is kept, as `vaebm-run` starts its kernels. A list of small results between large blocks
+    once left holes that grew to 20 GB.
+    """
+    process = fork.start(QUADRATURE, log=tmp_path / 'log')
+    assert fork.finish(process, 200) == 0, (tmp_path / 'log').read_text()
+    said = (tmp_path / 'log').read_text().split('\n')[-2]
+    assert said == 'no glibc' or float(said) < 0.8, f'{said} GB'

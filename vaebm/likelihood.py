@@ -57,7 +57,7 @@ def vae_log_density(
     x: torch.Tensor,  # points, shape (B, d), d small
     n: int = 100_000,  # prior draws
     generator: torch.Generator | None = None,
-    chunk: int = 2**24,
+    chunk: int = 2**21,  # numbers held at once
 ) -> torch.Tensor:
     """log p(x) as the density of a mixture of `n` decoder Gaussians at prior draws, float64, shape
     (B,).
@@ -68,11 +68,12 @@ def vae_log_density(
     loc, precision = p.loc.double(), p.scale.double() ** -2
     weights = torch.cat([-0.5 * precision, loc * precision], 1)
     constant = (-0.5 * loc.square() * precision + 0.5 * (precision / (2 * math.pi)).log()).sum(1)
-    rows = [
-        torch.logsumexp(torch.cat([c.square(), c], 1) @ weights.T + constant, 1)
-        for c in x.to(loc).split(max(1, chunk // n))
-    ]
-    return torch.cat(rows) - math.log(n)
+    found = loc.new_empty(len(x))
+    size = max(1, chunk // n)
+    for c, out in zip(x.to(loc).split(size), found.split(size)):  # in place: a list of results leaves holes in the heap
+        out.copy_(torch.logsumexp(torch.cat([c.square(), c], 1) @ weights.T + constant, 1))
+    return found - math.log(n)
+
 
 # %% ../nbs/10_likelihood.ipynb #09likelihood023
 @torch.no_grad()
