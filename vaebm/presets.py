@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OWN', 'COMMAND', 'TEST_COMMAND', 'CODE', 'SOURCES', 'SIZES_64', 'SIZES_HQ', 'ABLATION', 'HQ_SAMPLES', 'PAPER',
-           'ON_TOP', 'SMOKE', 'SMOKE_POINTS', 'CPU_POINTS', 'RECORDS', 'PointExperiment', 'tiers', 'preset', 'Row',
-           'describe', 'override']
+           'ON_TOP', 'SMOKE', 'SMOKE_POINTS', 'RECORDS', 'PointExperiment', 'tiers', 'preset', 'Row', 'describe',
+           'override']
 
 # %% ../nbs/31_presets.ipynb #14full003
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -247,7 +247,6 @@ SMOKE_POINTS = {
         'stage2': {'n_steps': 20, 'batch_size': 128, 'buffer_size': 128},
     }
 }
-CPU_POINTS = {'model': {'stage2': {'n_steps': 4000}}}
 RECORDS = {'25_gaussians': '25_gaussians'}  # weights that come with the package
 
 
@@ -261,7 +260,7 @@ def _layers(name: str, tier: str, source: str) -> list:
     if name == '25_gaussians':
         return [('', {'model': {'tier': tier}})] + {
             'smoke': [(OWN, SMOKE_POINTS)],
-            'cpu': [(OWN, CPU_POINTS)],
+            'cpu': [],
             'long': [_record(name)],
         }[tier]
     of_tier = ('', {'model': {'tier': tier}})
