@@ -44,6 +44,7 @@ def test_points_in_five_dimensions(tmp_path):
     assert torch.equal(again.sample(9, seed(2)), model.sample(9, seed(2)))
 
 
+@pytest.mark.slow
 def test_a_folder_of_grey_photographs_is_fitted_and_resumed(tmp_path):
     folder = photographs(tmp_path / 'photos', 110, 'L')
     assert read_photographs(folder, 16).pixels.shape == (110, 1, 16, 16)

@@ -49,6 +49,7 @@ LONG = {
     '33_full_scale',
     '34_launch',
     '36_explore',
+    '37_own_data',
 }  # in `make test-slow`
 # Per notebook: a hang fails instead of stopping the suite; processors without bfloat16 need minutes for chapter 14.
 LIMIT_S = 900
@@ -332,7 +333,8 @@ def only_imports(source):
         for_types = isinstance(line, ast.If) and ast.unparse(line.test) == 'TYPE_CHECKING'
         lines += line.body if for_types else [line]
     return all(
-        isinstance(line, (ast.Import, ast.ImportFrom)) or ast.unparse(line).startswith(SEEDS) for line in lines
+        isinstance(line, (ast.Import, ast.ImportFrom)) or ast.unparse(line).startswith((*SEEDS, 'import_extra('))
+        for line in lines
     )
 
 

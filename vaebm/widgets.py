@@ -23,8 +23,8 @@ from .config import check, import_extra, integer
 from .files import SUFFIXES
 from .plot import COLORS, make_grid
 
-for package in ('ipywidgets', 'matplotlib'):  # says what to install
-    import_extra(package, 'explore')
+import_extra('ipywidgets', 'explore')  # says what to install
+import_extra('matplotlib', 'explore')
 
 import ipywidgets
 import matplotlib.pyplot as plt
