@@ -155,6 +155,7 @@ STAGED = [
     '21_image_chains',
     '27_ood',
     '28_chains',
+    '38_after',
 ]  # for each exercise
 FORMS = 'numpy.asarray', 'torch.as_tensor'
 

@@ -33,7 +33,7 @@ def weight_report(
         raise NotFinite(f'log_w must hold a weight above zero, got none of {len(log_w)}')
     n, total = len(log_w), torch.logsumexp(log_w.double(), 0)
     ess = torch.exp(2 * total - torch.logsumexp(2 * log_w.double(), 0)).item() / n
-    return {'log_z': total.item() - math.log(n), 'se': math.sqrt((1 / ess - 1) / n), 'ess': ess, 'n': n}
+    return {'log_z': total.item() - math.log(n), 'se': math.sqrt(max(0.0, 1 / ess - 1) / n), 'ess': ess, 'n': n}
 
 
 @torch.no_grad()
