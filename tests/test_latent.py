@@ -95,7 +95,7 @@ def test_the_model_of_x_is_the_decoder_under_the_new_prior():
             return Normal(2 * z[0], 0.5)
 
     for a in (0.0, 0.6):
-        model, x = BothEnergies(Exact(), zero, lambda z: a * z[:, 0]), torch.linspace(-4, 4, 9)[:, None]
+        model, x = BothEnergies(Exact(), zero, lambda z, a=a: a * z[:, 0]), torch.linspace(-4, 4, 9)[:, None]
         found = model.log_h(x, 20_000, seed(3)) - a**2 / 2
         assert torch.allclose(found, Normal(-2 * a, 4.25**0.5).log_prob(x)[:, 0], atol=0.02)
 
