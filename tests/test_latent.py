@@ -1,7 +1,9 @@
 """An energy of the latent: known priors, both energies together, the gradient of Eq. 7 on latents, bad input."""
 
+import json
 import math
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -221,3 +223,35 @@ def test_bad_input_is_refused_by_name(vae, tmp_path):
     assert 'latent' in told(StageBoth, VAEBM(vae, MLPEnergy(2, 8)), torch.zeros(5, 2), StageTwoConfig())
     assert 'cannot be saved' in told(both.save, tmp_path / 'both.safetensors')
     assert not list(tmp_path.iterdir())
+
+
+ROOT = Path(__file__).parents[1]
+RECORD = json.loads((ROOT / 'data' / 'results' / 'latent.json').read_text())
+PAGE = json.loads((ROOT / 'nbs' / '38_after.ipynb').read_text(encoding='utf-8'))['cells']
+
+
+def page_cell(name):
+    (cell,) = [c for c in PAGE if c['id'] == name]
+    return cell
+
+
+def test_the_record_is_that_of_the_page():
+    "Three seeds, the updates of the page's cell, about the same seconds for every training."
+    source = ''.join(page_cell('after105')['source'])
+    for name, n in RECORD['config']['updates'].items():
+        assert f"'{name}': {tuple(n) if isinstance(n, list) else n}" in source
+    assert [s['seed'] for s in RECORD['seeds']] == [s['seed'] for s in RECORD['control']['seeds']] == [0, 1, 2]
+    for found in RECORD['seeds']:
+        rows, marks = found['rows'], found['marks']
+        seconds = [r['train_s'] for name, r in rows.items() if name != 'VAE']
+        assert len(seconds) == 4 and max(seconds) < 1.6 * min(seconds)
+        assert rows['VAE']['gap'] < marks['aggregate'] < marks['unseen'] < marks['seen'] < 0
+        assert all(rows['VAE']['gap'] < rows[name]['gap'] < marks['aggregate'] for name in rows if 'latent' in name)
+        assert rows['VAEBM']['gap'] > marks['aggregate'] and all(r['ess'] > 0.02 for r in rows.values())
+
+
+def test_the_page_shows_the_record():
+    text = ''.join(page_cell('after106')['outputs'][0]['data']['text/markdown'])
+    for name in RECORD['seeds'][0]['rows']:
+        gaps = torch.tensor([s['rows'][name]['gap'] for s in RECORD['seeds']], dtype=torch.double)
+        assert f'| {name} | {gaps.mean():.3f} ± {gaps.std():.3f} |' in text
