@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from .config import check, check_has, integer
-from .data import check_data
+from .data import check_data, draw_indices
 from .energy import Energy
 from .model import VAEBM, fold
-from .samplers import Kernel, normal_like
+from .samplers import Kernel
 from .training import StageTwo, StageTwoConfig
-from .vae import Layout, NoiseVAE
+from .vae import Layout, NoiseVAE, log_weights
 
 # %% ../nbs/38_after.ipynb #after061
 class Prior(nn.Module):
@@ -56,8 +56,7 @@ class Codes:
         "Latent noise, shape (n, D_z)."
         check('n', n, integer())
         if isinstance(self.x, torch.Tensor):
-            device = generator.device if generator else None
-            x = self.x[torch.randint(len(self.x), (n,), generator=generator, device=device).to(self.x.device)]
+            x = self.x[draw_indices(len(self.x), (n,), generator).to(self.x.device)]
         else:
             x = self.x.sample(n, generator)
         return self.vae.infer(x, generator)[:, self.vae.layout.size_x :]
@@ -93,16 +92,11 @@ class BothEnergies(VAEBM):
         """
         check_has('vae', self.vae, 'posterior', 'decode')
         check('k', k, integer())
-        parts = [self._log_weights(part, k, generator) for part in x.split(max(1, 2**14 // k))]
-        return torch.cat([w.logsumexp(0) for w in parts]) - math.log(k) - self.energy(x)
-
-    def _log_weights(self, x, k, generator):
-        "log p(x, z) - E_z(z) - log q(z|x) for k posterior samples, shape (k, B)."
-        q = self.vae.posterior(x)
-        z = q.loc + q.scale * normal_like(q.loc.expand(k, *q.loc.shape), generator)
-        log_prior = -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
-        latent = self.latent(z.flatten(0, 1)).view(k, -1)
-        return self.vae.decode([z]).log_prob(x).sum(-1) + log_prior - latent - q.log_prob(z).sum(-1)
+        parts = []
+        for part in x.split(max(1, 2**14 // k)):
+            w, z = log_weights(self.vae, part, k, generator)
+            parts.append((w - self.latent(z.flatten(0, 1)).view(k, -1)).logsumexp(0))
+        return torch.cat(parts) - math.log(k) - self.energy(x)
 
     def save(self, path: Path | str) -> None:
         "Raises `ValueError`: a file of `VAEBM.save` has no place for the latent energy."

@@ -74,7 +74,6 @@ def vae_log_density(
         out.copy_(torch.logsumexp(torch.cat([c.square(), c], 1) @ weights.T + constant, 1))
     return found - math.log(n)
 
-
 # %% ../nbs/10_likelihood.ipynb #09likelihood023
 @torch.no_grad()
 def log_z_quadrature(

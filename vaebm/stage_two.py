@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoints import CheckpointError, load_checkpoint, read_record, read_weights
+from .checkpoints import BROKEN, CheckpointError, load_checkpoint, read_record, read_weights
 from .config import above, at_least, between, check_fields, configure, integer
 from .data import as_images
 from .energy_nets import BLOCKS, ENERGY_NETWORKS, EnergyResNet
@@ -272,7 +272,7 @@ def _own_energy(config):
     energy, state = _network(config), load_checkpoint(config.start_energy)
     try:
         energy.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError) as error:
+    except BROKEN as error:
         raise ValueError(
             f'start_energy must be a file of energy weights for {config.energy}, got {config.start_energy!r}'
         ) from error
