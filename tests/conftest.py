@@ -5,7 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
+
+if 'PYTEST_XDIST_WORKER' in os.environ:  # two workers of two threads each wait for one another most of the time
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import torch  # noqa: E402, reads the variable
 
 ROOT = Path(__file__).parents[1]
 FLAGS = (
