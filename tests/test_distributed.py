@@ -12,7 +12,6 @@ import torch
 import small
 from fork import join_ranks, ranks
 
-import vaebm.distributed
 from vaebm import full_scale, pipeline, rows
 from vaebm.checkpoints import load_checkpoint, save_checkpoint
 from vaebm.config import error_message
@@ -251,7 +250,7 @@ def whole_run(folder, dies=None, dies_at=None, until=None, slow=0.0):
         save_checkpoint(path, state)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vaebm.distributed, 'save_checkpoint', save)
+        patch.setattr('vaebm.loop.save_checkpoint', save)
         result = fit(
             stage_two(4, buffer_size=12, replay=0.7, n_steps=30),
             folder / 'stage.safetensors',

@@ -14,13 +14,14 @@ from PIL import Image, ImageOps
 import vaebm
 from vaebm import images
 from vaebm.data import as_images, to_bytes
-from vaebm.files import center_square, image_files, read_image
+from vaebm.files import center_square, decode, image_files, lmdb_images, read_image
 from vaebm.images import (
     FASHION_CLASSES,
     IMAGE_SETS,
     Images,
     StackedDigits,
     load_images,
+    pixels_sha256,
     read_folder,
     read_lmdb,
     read_npz,
@@ -455,3 +456,46 @@ def test_the_models_take_bytes_as_images():
     assert torch.equal(net(x), net(x / 255)) and error_message(ValueError, net, x.float()).startswith(
         'x must be images in [0, 1]'
     )
+
+
+def test_a_mapped_file_gives_the_same_batches(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / 'set.npz', labels=np.arange(30), images=pixels)
+        whole, mapped = read_npz(tmp_path / 'set.npz'), read_npz(tmp_path / 'set.npz', mapped=True)
+        assert torch.equal(whole.labels, mapped.labels) and pixels_sha256(whole) == pixels_sha256(mapped)
+        for rows in (3, slice(4, 9), torch.tensor([5, 2, 2])):
+            assert torch.equal(whole[rows], mapped[rows]) and whole[rows].stride() == mapped[rows].stride()
+    grey = pixels[..., 0]
+    np.savez(tmp_path / 'grey.npz', images=grey)
+    mapped = read_npz(tmp_path / 'grey.npz', mapped=True)
+    mapped.pixels[0] = 0  # in memory alone
+    assert np.array_equal(np.load(tmp_path / 'grey.npz')['images'], grey)
+    np.savez(tmp_path / 'floats.npz', images=pixels / 255)
+    text = error_message(ValueError, read_npz, tmp_path / 'floats.npz', mapped=True)
+    assert text.startswith('floats.npz must hold `images` as bytes')
+
+
+def test_decoding_is_taken_up_where_an_error_ended_it(tmp_path):
+    folder, parts = tmp_path / 'photos', tmp_path / 'parts'
+    folder.mkdir()
+    for k in range(10):
+        picture(seed=k).save(folder / f'{k}.png')
+    good = (folder / '7.png').read_bytes()
+    (folder / '7.png').write_bytes(good[:40])
+    for workers in (1, 2):
+        text = error_message(ValueError, decode, folder, 8, parts, each=2, workers=workers)
+        assert text.startswith(f'{folder / "7.png"} must be an image that is whole')
+    done = {file.name for file in parts.iterdir()}
+    assert len(done) == 4
+    (folder / '7.png').write_bytes(good)
+    one_by_one = np.stack([read_image(folder / f'{k}.png', 8) for k in range(10)])
+    assert np.array_equal(decode(folder, 8, parts, each=2), one_by_one)
+    assert len(decode(folder, 4, parts, each=2)[0]) == 4  # another size, other parts
+
+
+def test_decoding_an_lmdb_gives_its_images(tmp_path):
+    (tmp_path / 'church').mkdir()
+    lmdb_of(tmp_path / 'church', [encoded(picture(seed=k), 'webp') for k in range(7)])
+    pixels = decode(tmp_path / 'church', 16, tmp_path / 'parts', each=3, workers=2)
+    assert np.array_equal(pixels, lmdb_images(tmp_path / 'church', 16))

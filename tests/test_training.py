@@ -351,6 +351,36 @@ def test_seconds_are_those_of_all_parts(tmp_path):
     assert stage.seconds > 100
 
 
+def test_updates_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    stage, file, save = begin('stage 1 on points', n_steps=12), tmp_path / 'stage1.safetensors', save_checkpoint
+    seen = []
+
+    def slowly(path, state):
+        deadline = time.monotonic() + 30
+        while stage.done < min(state['done'] + 3, 12) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        seen.append((state['done'], stage.done))
+        save(path, state)
+
+    monkeypatch.setattr('vaebm.loop.save_checkpoint', slowly)
+    assert fit(stage, file, 4, progress=False).outcome == 'finished'
+    assert [done for done, _ in seen] == [0, 4, 8, 12] and all(now >= done + 3 for done, now in seen[:3])
+    assert load_checkpoint(file)['done'] == 12 and read_seconds(file) == stage.seconds
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training(tmp_path, monkeypatch):
+    def full(path, state):
+        raise OSError('No space left on device')
+
+    file = tmp_path / 'stage1.safetensors'
+    fit(begin('stage 1 on points', n_steps=12), file, 4, progress=False, until=6)
+    with monkeypatch.context() as m:
+        m.setattr('vaebm.loop.save_checkpoint', full)
+        stage = begin('stage 1 on points', n_steps=12)
+        assert error_message(OSError, fit, stage, file, 4, progress=False) == 'No space left on device'
+    assert load_checkpoint(file)['done'] == 6
+
+
 @every_stage
 def test_a_checkpoint_of_another_stage_is_refused_with_its_path(tmp_path, name):
     file = tmp_path / 'other.safetensors'

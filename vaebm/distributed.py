@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'RANK_ENTRIES', 'world_size', 'rank', 'all_reduce_mean', 'broadcast', 'all_gather', 'barrier',
-           'wait_at_most', 'broadcast_module', 'DataParallel', 'SyncBatchNorm2d', 'rank_file', 'save_rank_checkpoint',
-           'update_of', 'load_rank_checkpoint', 'pause_when']
+           'wait_at_most', 'broadcast_module', 'DataParallel', 'SyncBatchNorm2d', 'rank_file', 'rank_checkpoint',
+           'save_rank_checkpoint', 'update_of', 'load_rank_checkpoint', 'pause_when']
 
 # %% ../nbs/tools/distributed.ipynb #parallel003
 import glob
@@ -209,14 +209,14 @@ def _remove_ranks_from(n: int, path: Path) -> None:
             file.unlink()
 
 # %% ../nbs/tools/distributed.ipynb #parallel025b
-def save_rank_checkpoint(
+def rank_checkpoint(
     path: Path | str,  # the common file, in a folder that all ranks see
     state: dict,  # of a stage, with the update `done`
-) -> None:
-    """Write the common file on rank 0 and the own entries of the others beside it.
+) -> tuple[Path, dict]:
+    """This rank's file and what belongs into it: all of `state` on rank 0, the own entries on the others.
 
     Of several ranks each keeps the file before, and files of further ranks are removed. Raises
-    `RuntimeError`, and writes nothing, if ranks have different weights.
+    `RuntimeError`, and moves nothing, if ranks have different weights. The file before must be whole.
     """
     file = rank_file(path)
     if world_size() > 1:
@@ -224,11 +224,17 @@ def save_rank_checkpoint(
             raise RuntimeError(f'all ranks must have the same weights, got different ones at update {state["done"]}')
         if file.exists():
             os.replace(file, _before(file))
+    elif file.exists():
+        _before(file).unlink(missing_ok=True)  # of several ranks; one alone has read the other
     if rank() == 0:
         _remove_ranks_from(world_size(), file)
-    save_checkpoint(file, {k: v for k, v in state.items() if rank() == 0 or k in RANK_ENTRIES})
-    if world_size() == 1:
-        _before(file).unlink(missing_ok=True)  # of another history, if several ranks wrote it
+    return file, {k: v for k, v in state.items() if rank() == 0 or k in RANK_ENTRIES}
+
+
+def save_rank_checkpoint(path: Path | str, state: dict) -> None:
+    "Write the common file on rank 0 and the own entries of the others beside it: see `rank_checkpoint`."
+    save_checkpoint(*rank_checkpoint(path, state))
+
 
 # %% ../nbs/tools/distributed.ipynb #parallel026
 def update_of(file: Path) -> int:  # of a stage

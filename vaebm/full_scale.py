@@ -9,7 +9,6 @@ __all__ = ['prepare', 'images_of', 'write_example', 'splits_of', 'CoarseFeatures
 # %% ../nbs/33_full_scale.ipynb #14cruns040
 import hashlib
 import importlib.util
-import json
 import shutil
 import tempfile
 from io import BytesIO
@@ -21,12 +20,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .checkpoints import replacing, write_json
+from .checkpoints import read_json, replacing, write_json
 from .config import check, import_extra, integer
 from .costs import memory_advice
 from .data import to_bytes
 from .distributed import pause_when, rank
-from .files import import_lmdb, lmdb_folder
+from .files import decode, image_names
 from vaebm.images import (
     CROPS,
     IMAGE_SETS,
@@ -35,8 +34,6 @@ from vaebm.images import (
     data_folder,
     load_images,
     pixels_sha256,
-    read_folder,
-    read_lmdb,
     read_npz,
     set_folder,
 )
@@ -54,8 +51,10 @@ def prepare(
     folder: Path | None = None,
 ) -> Path:  # with NAME/SPLIT, images or an LMDB; by default `data_folder()`
     """Write NAME_SPLIT.npz and its record (shape and SHA-256 of the pixels) atomically, once, and
-    return its path; raises `ValueError` for a wrong count, `FileNotFoundError` with what to put
-    where.
+    return its path.
+
+    Files are decoded by `decode`: a call that was cut is taken up where it was. Raises `ValueError` for
+    a wrong count, `FileNotFoundError` with what to put where.
     """
     check_set(name, split)
     check('n', n, integer())
@@ -63,21 +62,29 @@ def prepare(
     file, source = folder / f'{name}_{split}.npz', set_folder(folder, name, split)
     if file.exists():
         return file
+    parts = file.with_suffix('.parts')
     if source:
-        images = (read_lmdb if lmdb_folder(source) else read_folder)(source, size, CROPS.get(name))
+        found = len(image_names(source))
+        if found != n:
+            raise ValueError(f'{source} must hold {n:,} images, got {found:,}')
+        arrays: dict[str, Any] = {'images': decode(source, size, parts, CROPS.get(name))}
     elif folder == data_folder():
-        images = load_images(name, split)  # from torchvision, or says what to put where
+        arrays = _downloaded(name, split, (n, 3, size, size))
     else:
         raise FileNotFoundError(f'neither {file.name} nor {name}/{split} is in {folder}')
-    _check_shape(images, (n, 3, size, size), source or name)
-    pixels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy()
-    write_json(file.with_suffix('.json'), {'shape': pixels.shape, 'sha256': pixels_sha256(images)})
-    arrays: dict[str, Any] = {'images': pixels}
-    if images.labels is not None:
-        arrays['labels'] = images.labels.numpy()
+    pixels = arrays['images']
+    write_json(file.with_suffix('.json'), {'shape': pixels.shape, 'sha256': hashlib.sha256(pixels.data).hexdigest()})
     with replacing(file) as aside, open(aside, 'wb') as f:
         np.savez(f, **arrays)
+    shutil.rmtree(parts, ignore_errors=True)
     return file
+
+
+def _downloaded(name, split, shape) -> dict[str, np.ndarray]:
+    images = load_images(name, split)  # from torchvision, or says what to put where
+    _check_shape(images, shape, name)
+    pixels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    return {'images': pixels} | ({} if images.labels is None else {'labels': images.labels.numpy()})
 
 # %% ../nbs/33_full_scale.ipynb #14cruns048c
 def _check_shape(images, expected, where):
@@ -88,17 +95,18 @@ def _check_shape(images, expected, where):
 def images_of(
     config: ImageExperiment, split: str, folder: Path | None = None  # 'train' or 'test'
 ) -> Images:  # by default `data_folder()`
-    """The images of a run, prepared if they are not yet.
+    """The images of a run, prepared if they are not yet; they stay in their file until they are used.
 
-    Raises `ValueError` if their number, size or checksum is wrong.
+    Raises `ValueError` if their number, size or checksum is wrong. Of several processes the first one
+    compares the checksum.
     """
     d = config.data
     size = config.model.nvae.image_size
     n = {'train': config.data.n_train, 'test': config.data.n_test}[split]
     file = prepare(d.name, split, size, n, folder)
-    images, record = read_npz(file), file.with_suffix('.json')
+    images, record = read_npz(file, mapped=True), file.with_suffix('.json')
     _check_shape(images, (n, 3, size, size), file.name)
-    if record.exists() and json.loads(record.read_text())['sha256'] != pixels_sha256(images):
+    if not rank() and record.exists() and read_json(record)['sha256'] != pixels_sha256(images):
         raise ValueError(
             f'the pixels of {file.name} are not those that were prepared: their checksum differs from'
             f' {record.name}; delete both and prepare again'
@@ -138,7 +146,7 @@ def write_example(name: str, split: str, n: int, folder: Path) -> None:
 
 # %% ../nbs/33_full_scale.ipynb #14cruns050b
 def _write_lmdb(place, images):
-    lmdb = import_lmdb()
+    lmdb = import_extra('lmdb', 'run')
     place.mkdir(parents=True, exist_ok=True)
     with lmdb.open(str(place), map_size=2**26) as store, store.begin(write=True) as view:
         for image in images:

@@ -10,7 +10,9 @@ __all__ = ['IMAGE_SETS', 'CLASSES', 'CHANNEL_MEANS', 'CROPS', 'TORCHVISION', 'FA
 # %% ../nbs/11_images.ipynb #00bimages002
 import hashlib
 import os
+import struct
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +48,7 @@ class Images:
         return len(self.pixels)
 
     def __getitem__(self, i) -> torch.Tensor:
-        return self.pixels[i].float() / 255
+        return self.pixels[i].contiguous().float() / 255
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
         "n images drawn with replacement."
@@ -127,11 +129,17 @@ def data_folder() -> Path:
         return Path.home() / '.cache' / 'vaebm'
 
 # %% ../nbs/11_images.ipynb #00bimagesnpz1
-def read_npz(path: Path | str) -> Images:
+def read_npz(
+    path: Path | str,
+    mapped: bool = False,  # leave pixels in the file until they are used; all processes of a machine share them
+) -> Images:
     """Images of a file with bytes `images` (N, H, W[, 3]) or coded planes `delta` (3, N, H, W), and
     `labels` if present; raises a `ValueError` that names a file that is not such.
+
+    The pixels of a mapped file are not checked: compare `pixels_sha256` with a record. Compressed
+    files cannot be mapped, and are read.
     """
-    name, arrays = Path(path).name, _arrays(path)
+    name, arrays = Path(path).name, _arrays(path, mapped)
     if 'delta' in arrays:
         g, rg, bg = np.cumsum(np.cumsum(arrays['delta'], -1, dtype=np.uint8), -2, dtype=np.uint8)
         pixels = np.stack([g + rg, g, g + bg], -1)
@@ -148,11 +156,12 @@ def read_npz(path: Path | str) -> Images:
     return Images(channels_first(pixels), labels)
 
 
-def _arrays(path) -> dict:
+def _arrays(path, mapped=False) -> dict:
     "All arrays of a file but pickled ones."
     try:
         with np.load(path) as f:
-            return {key: f[key] for key in f.files}
+            views = {'images': _mapped(path)} if mapped and 'images' in f.files else {}
+            return {key: f[key] if views.get(key) is None else views[key] for key in f.files}
     except FileNotFoundError:
         raise
     except Exception as error:
@@ -160,14 +169,30 @@ def _arrays(path) -> dict:
             f'{path} is damaged, or no file of plain arrays (.npz): {type(error).__name__}'
         ) from None  # NumPy advises unsafe loading
 
+
+def _mapped(path) -> np.ndarray | None:
+    "The array `images` of a file as a view of that file; None if it is compressed."
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo('images.npy')
+        if member.compress_type != zipfile.ZIP_STORED:
+            return None
+        with archive.open(member) as f:
+            version = np.lib.format.read_magic(f)
+            shape, fortran, dtype = getattr(np.lib.format, 'read_array_header_{}_{}'.format(*version))(f)
+            skipped = f.tell()
+    with open(path, 'rb') as f:
+        f.seek(member.header_offset + 26)  # where a member's header gives the lengths of its two last fields
+        start = f.tell() + 4 + sum(struct.unpack('<HH', f.read(4))) + skipped
+    return np.memmap(path, dtype, 'c', start, shape, 'F' if fortran else 'C')
+
 # %% ../nbs/11_images.ipynb #00bimagesnpz2
 def channels_first(pixels: np.ndarray) -> torch.Tensor:  # (N, H, W) or (N, H, W, C)
-    "The same pixels, shape (N, C, H, W)."
-    return (
-        torch.from_numpy(pixels)[:, None]
-        if pixels.ndim == 3
-        else torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    )
+    "The same pixels, shape (N, C, H, W); those of a mapped file stay where they are."
+    images = torch.from_numpy(pixels)
+    if pixels.ndim == 3:
+        return images[:, None]
+    images = images.permute(0, 3, 1, 2)
+    return images if isinstance(pixels, np.memmap) else images.contiguous()
 
 # %% ../nbs/11_images.ipynb #00bimagesown3
 def read_folder(
@@ -282,7 +307,10 @@ def _verified(
 # %% ../nbs/11_images.ipynb #00bimages020a
 def pixels_sha256(images: Images) -> str:
     "SHA-256 of the pixels as bytes of shape (N, H, W) or (N, H, W, C)."
-    return hashlib.sha256(images.pixels.permute(0, 2, 3, 1).contiguous().numpy().data).hexdigest()
+    known = hashlib.sha256()
+    for part in images.pixels.split(1000):
+        known.update(part.permute(0, 2, 3, 1).contiguous().numpy().data)
+    return known.hexdigest()
 
 
 def _check_labels(images, n, where):

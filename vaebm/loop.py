@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .checkpoints import BROKEN, CheckpointError, nonfinite_entry, write_json
+from .checkpoints import BROKEN, CheckpointError, nonfinite_entry, save_checkpoint, write_json
 from .config import check, check_has, integer
 from .data import check_data
 from vaebm.distributed import (
@@ -30,7 +31,7 @@ from vaebm.distributed import (
     broadcast_module,
     load_rank_checkpoint,
     rank,
-    save_rank_checkpoint,
+    rank_checkpoint,
     wait_at_most,
     world_size,
 )
@@ -264,13 +265,46 @@ def read_seconds(path: Path | str) -> float:  # checkpoint of a stage
     return found.get(Path(path).stem, 0.0)
 
 
-def _save(path: Path | str, state: dict, seconds: float) -> None:
-    "Write the checkpoint and, beside it, the seconds of training behind it."
-    save_rank_checkpoint(path, state)
-    file = _seconds_file(path)
-    found = json.loads(file.read_text()) if file.exists() else {}
-    if not rank():
-        write_json(file, (found if isinstance(found, dict) else {}) | {Path(path).stem: seconds})
+def _write(path, file, entries, seconds):
+    "A checkpoint and, if these are given, the seconds of training behind it, beside `path`."
+    save_checkpoint(file, entries)
+    if seconds is not None:
+        record = _seconds_file(path)
+        found = json.loads(record.read_text()) if record.exists() else {}
+        write_json(record, (found if isinstance(found, dict) else {}) | {Path(path).stem: seconds})
+
+
+class _Writer:
+    """Writes checkpoints one after another, in a thread of its own, while the training goes on.
+
+    At the end of a `with` block the last file is whole, or the error of its writing is raised.
+    """
+
+    def __init__(self, path: Path | str | None):  # None writes nothing
+        self.path = path
+        self.thread = ThreadPoolExecutor(1)
+        self.last: Future | None = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.thread.shutdown()
+        if error is None:
+            self.wait()
+
+    def wait(self) -> None:
+        "Wait for the file before; raises what its writing raised."
+        if self.last:
+            self.last.result()
+
+    def save(self, state: dict, seconds: float) -> None:  # nobody changes `state` any more
+        "Begin to write the checkpoint and, beside it, the seconds of training behind it."
+        if self.path is None:
+            return
+        self.wait()
+        file, entries = rank_checkpoint(self.path, state)
+        self.last = self.thread.submit(_write, self.path, file, entries, None if rank() else seconds)
 
 
 def _resume(stage: Stage, path: Path | str) -> bool:
@@ -323,33 +357,32 @@ def fit(
         answer = torch.tensor(float(first and pause()), device=stage.generator.device)
         return broadcast(answer) > 0
 
-    try:
-        with tqdm(total=n_steps, initial=stage.done, disable=hidden, desc=name, mininterval=1) as bar:
-            while stage.done < end and not asked():
-                state = _finite_state(stage) if stage.done % every == 0 else None
-                if state and watch:
-                    watch(stage)
-                start = time.monotonic()
-                row = stage.step()
-                stage.seconds += time.monotonic() - start
-                if stage.done == begin:  # before it, one rank may have prepared data for hours
-                    wait_at_most()
-                if state:  # the step from it has passed the guards
-                    good = state
-                    bar.set_postfix({k: f'{v:.3g}' for k, v in row.items()})
-                    if path:
-                        _save(path, good, stage.seconds)
-                if stage.done % 10 == 0:
-                    stage.history.append({'step': stage.done, **row})
-                stage.done += 1
-                bar.update()
-        if stage.done > good['done']:
-            good = _tried_state(stage)
-    except TrainingDiverged as error:
-        stage.load_state_dict(good)
-        return FitResult('stopped', stage.done, str(error))
-    if stage.done >= n_steps and watch:
-        watch(stage)  # before it is saved: what is finished on disk has been watched
-    if path:
-        _save(path, good, stage.seconds)
+    with _Writer(path) as writer:
+        try:
+            with tqdm(total=n_steps, initial=stage.done, disable=hidden, desc=name, mininterval=1) as bar:
+                while stage.done < end and not asked():
+                    state = _finite_state(stage) if stage.done % every == 0 else None
+                    if state and watch:
+                        watch(stage)
+                    start = time.monotonic()
+                    row = stage.step()
+                    stage.seconds += time.monotonic() - start
+                    if stage.done == begin:  # before it, one rank may have prepared data for hours
+                        wait_at_most()
+                    if state:  # the step from it has passed the guards
+                        good = state
+                        bar.set_postfix({k: f'{v:.3g}' for k, v in row.items()})
+                        writer.save(good, stage.seconds)
+                    if stage.done % 10 == 0:
+                        stage.history.append({'step': stage.done, **row})
+                    stage.done += 1
+                    bar.update()
+            if stage.done > good['done']:
+                good = _tried_state(stage)
+        except TrainingDiverged as error:
+            stage.load_state_dict(good)
+            return FitResult('stopped', stage.done, str(error))
+        if stage.done >= n_steps and watch:
+            watch(stage)  # before it is saved: what is finished on disk has been watched
+        writer.save(good, stage.seconds)
     return FitResult('finished' if stage.done >= n_steps else 'paused', stage.done)
