@@ -190,7 +190,6 @@ def test_networks_have_the_published_sizes(name, vae, energy, gflop):
         )
 
 
-@pytest.mark.slow
 def allocator_peak(f):
     "Largest number of bytes that `f` holds at once, in requests to the allocator."
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p:
@@ -206,30 +205,43 @@ def gradient_bytes(stage):
     return 4 * sum(w.numel() for w in stage.module.parameters())
 
 
-def wide(changes, batch=48):
-    "A setting whose activations are far more than its weights."
-    stages = {name: {'batch_size': batch, **changes} for name in ('stage1', 'stage2')}
-    sizes = {'nvae': {'groups': 2, 'channels_enc': 16, 'channels_dec': 16}, 'energy': {'width': 16}}
-    config = override(small('cifar10'), sizes | {'evaluation': {'batch_size': batch}})
-    stages['stage2']['chain_steps'] = 2
+PRESETS = pytest.mark.parametrize('name', ['cifar10', 'celeba64', 'lsun64', 'celebahq256'])
+REDUCED = {  # activations are far more than weights
+    'shallow': ({'groups': 1, 'channels_enc': 16, 'channels_dec': 16, 'image_size': 32}, 2, 32),
+    'deeper': ({'groups': 2, 'channels_enc': 12, 'channels_dec': 12, 'image_size': 64}, 3, 16),
+}
+
+
+def reduced(name, size, **changes):
+    "A preset with networks and batches of a `REDUCED` size; of its scales so many as fit."
+    nvae, scales, batch = REDUCED[size]
+    nvae = nvae | {'scales': min(scales, preset(name).model.nvae.scales)}
+    config = override(preset(name), {'nvae': nvae, 'energy': {'width': 16}, 'evaluation': {'batch_size': batch}})
+    stages = {stage: {'batch_size': batch, **changes} for stage in ('stage1', 'stage2')}
+    stages['stage2'] |= {'chain_steps': 2, 'buffer_size': 64}
     return configure(config, {'model': stages})
 
 
 def both_stages(m):
-    images = Images(torch.randint(256, (64, 3, 32, 32), dtype=torch.uint8))
+    images = Images(torch.randint(256, (64, 3, m.nvae.image_size, m.nvae.image_size), dtype=torch.uint8))
     one = ImageStageOne(build_nvae(m), images, m.stage1)
     return one, ImageStageTwo(build_vaebm(m, build_nvae(m).eval(), images[:16]), images, m.stage2)
 
 
 @pytest.mark.slow
-def test_memory_in_sixteen_bits_is_near_the_allocator(monkeypatch):
+@pytest.mark.parametrize('size', REDUCED)
+@PRESETS
+def test_memory_of_every_preset_is_near_the_allocator(monkeypatch, name, size):
     monkeypatch.setattr(DepthwiseConv2d, 'forward', nn.Conv2d.forward)  # as on a GPU
-    config = wide({'bf16': True})
-    estimate, full = costs(config)['memory'], costs(wide({}))['memory']
-    for key, stage in zip(('activations 1', 'activations 2'), both_stages(config.model)):
-        stage.step()
-        assert abs(estimate[key] / (allocator_peak(stage.step) + gradient_bytes(stage)) - 1) < 0.1
-        assert 0.5 < estimate[key] / full[key] < 0.6
+    estimates = []
+    for bf16 in (False, True):
+        config = reduced(name, size, bf16=bf16)
+        estimates.append(costs(config)['memory'])
+        for key, stage in zip(('activations 1', 'activations 2'), both_stages(config.model)):
+            stage.step()
+            assert abs(estimates[-1][key] / (allocator_peak(stage.step) + gradient_bytes(stage)) - 1) < 0.12, key
+    full, half = estimates
+    assert all(0.5 < half[key] / full[key] < 0.6 for key in ('activations 1', 'activations 2'))
 
 
 def peaks_of_a_rank(folder, config):
@@ -246,13 +258,14 @@ def peaks_of_a_rank(folder, config):
 
 
 @pytest.mark.slow
-def test_memory_of_one_of_two_processes_is_near_the_allocator(tmp_path):
-    config = wide({}, batch=32)
+@PRESETS
+def test_memory_of_one_of_two_processes_is_near_the_allocator(tmp_path, name):
+    config = reduced(name, 'shallow', batch_size=64)
     join_ranks(ranks(peaks_of_a_rank, tmp_path, config))
     estimate = costs(config, gpus=2)['memory']
     for r in (0, 1):
         for key, measured in zip(('activations 1', 'activations 2'), json.loads((tmp_path / f'{r}.json').read_text())):
-            assert abs(estimate[key] / measured - 1) < 0.1, key
+            assert abs(estimate[key] / measured - 1) < 0.12, key
 
 
 def test_memory_estimate_is_near_the_allocator():
