@@ -14,7 +14,7 @@ from torch import nn
 
 from vaebm import gpu_check
 from vaebm.costs import costs
-from vaebm.config import error_message
+from vaebm.config import configure, error_message
 from vaebm.gpu_check import check_fid_network, check_numbers, check_ranks, check_update, full_width
 from vaebm.gpu_measures import CheckSetting, Skipped, check_setting
 
@@ -38,13 +38,14 @@ def test_other_numbers_are_seen(monkeypatch):
 
 def test_memory_that_is_not_expected_fails(monkeypatch):
     setting = CheckSetting(torch.device('cpu'), rounds=1)
-    config = full_width(setting)
-    cost = costs(config)
-    assert check_update(setting, config, cost, 1, False).passed
-    cost['memory']['activations 1'] *= 1.5
-    found = check_update(setting, config, cost, 1, False)
-    assert not found.passed and 0.6 < found.figures['peak / expected'] < 0.75
-    assert check_update(setting, config, cost, 1, True).passed  # `costs` is about float32
+    for bf16 in (False, True):
+        config = configure(full_width(setting), {'model': {'stage1': {'bf16': bf16}}})
+        cost = costs(config)
+        passed = check_update(setting, config, cost, 1)
+        assert passed.passed, passed
+        cost['memory']['activations 1'] *= 2
+        found = check_update(setting, config, cost, 1)
+        assert not found.passed and found.figures['peak / expected'] < 0.85
 
 
 def test_the_fid_network_is_skipped_without_its_weights(monkeypatch, tmp_path):
