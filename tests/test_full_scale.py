@@ -519,12 +519,27 @@ def test_what_is_missing_is_said_before_the_first_update(tmp_path, monkeypatch, 
     with pytest.raises(NotReady) as refused:
         preflight(needs(run, cost))
     said = capsys.readouterr().out
-    for text in ('images of celeba64, train', 'images of celeba64, test', 'checkpoint.pt', 'weights-inception', 'disk'):
-        assert '✗ ' in said and text in said and text in str(refused.value), text
+    for text in ('images of celeba64, train', 'images of celeba64, test', 'published weights', 'its weights', 'disk'):
+        assert f'✗ {text}: ' in said and text in str(refused.value), text
+    assert f'✓ folder of data: {tmp_path} (VAEBM_DATA names it)' in said and 'checkpoint.pt' in said
     (tmp_path / 'checkpoint.pt').touch()
-    write_example('celeba64', 'train', 2, tmp_path)
-    write_example('celeba64', 'test', 2, tmp_path)
+    for split, n in (('train', 5), ('test', 2)):
+        write_example('celeba64', split, n, tmp_path)
+    few = [need.text for need in needs(run, cost) if need.text.startswith('images')]
+    place = tmp_path / 'celeba64'
+    assert few[0] == f'images of celeba64, train: {place / "train"} holds 5, needed are 162,770'
+    assert few[1] == f'images of celeba64, test: {place / "test"} holds 2, needed are 19,962'
+    (tmp_path / 'celeba64_train.npz').write_bytes(b'cut')
+    assert [need.met for need in needs(run, cost)][1:3] == [False, False]
+    (tmp_path / 'celeba64_train.npz').unlink()
+    run = Run(override(run.config, {'data': {'n_train': 5, 'n_test': 2}}), tmp_path)
     (tmp_path / InceptionFeatures.FILE).touch()
     monkeypatch.chdir(tmp_path)
     met = needs(run, {'disk': {'images': 1}, 'memory': {}})
     assert [need.text for need in met if need.met is False] in ([], ["network of the FID: pip install 'vaebm[fid]'"])
+    monkeypatch.setenv('VAEBM_DATA', str(tmp_path / 'nowhere'))
+    first = needs(run, cost)[0]
+    assert first == (False, f'folder of data: {tmp_path / "nowhere"}, which VAEBM_DATA names, does not exist')
+    monkeypatch.delenv('VAEBM_DATA')
+    first = needs(run, cost)[0]
+    assert first.met is None and first.text.endswith('(VAEBM_DATA is not set)')

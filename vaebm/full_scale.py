@@ -9,6 +9,7 @@ __all__ = ['prepare', 'images_of', 'write_example', 'splits_of', 'CoarseFeatures
 # %% ../nbs/33_full_scale.ipynb #14cruns040
 import hashlib
 import importlib.util
+import os
 import shutil
 import tempfile
 from io import BytesIO
@@ -274,22 +275,38 @@ class Need(NamedTuple):
     text: str
 
 
+def _folder_need():
+    "Where data are looked for, and who says so."
+    folder, named = data_folder(), os.environ.get('VAEBM_DATA')
+    if named and not folder.is_dir():
+        return Need(False, f'folder of data: {folder}, which VAEBM_DATA names, does not exist')
+    return Need(True if named else None, f"folder of data: {folder} (VAEBM_DATA {'names it' if named else 'is not set'})")
+
+
 def _image_needs(config):
-    "The files of both splits."
+    "The files of both splits, with as many images as the run asks for."
     d, folder = config.data, data_folder()
     found = []
-    for split in ('train', 'test'):
-        place = set_folder(folder, d.name, split)
+    for split, n in (('train', d.n_train), ('test', d.n_test)):
+        what, place = f'images of {d.name}, {split}', set_folder(folder, d.name, split)
         file = folder / f'{d.name}_{split}.npz'
         if file.exists() or place:
-            found.append(Need(True, f'images of {d.name}, {split}: {file if file.exists() else place}'))
+            found.append(_counted(what, file if file.exists() else place, n))
         elif IMAGE_SETS[d.name].torchvision:
-            found.append(Need(True, f'images of {d.name}, {split}: torchvision downloads them into {folder}'))
+            found.append(Need(True, f'{what}: torchvision downloads them into {folder}'))
         else:
             where = IMAGE_SETS[d.name].where
-            places = f'neither {file} nor {folder / d.name / split}'
-            found.append(Need(False, f'images of {d.name}, {split}: {places}; {where}'))
+            found.append(Need(False, f'{what}: neither {file} nor {folder / d.name / split}; {where}'))
     return found
+
+
+def _counted(what, place, n):
+    "Does a file, folder or LMDB hold `n` images, if n is not 0?"
+    try:
+        found = len(image_names(place) if place.is_dir() else read_npz(place, mapped=True))
+    except (ValueError, FileNotFoundError) as error:
+        return Need(False, f'{what}: {error}')
+    return Need(n in (0, found), f'{what}: {place} holds {found:,}' + ('' if n in (0, found) else f', needed are {n:,}'))
 
 
 def _weight_needs(config):
@@ -312,7 +329,7 @@ def needs(
     gpus: int = 1,  # as in `costs`
 ) -> list[Need]:
     "What the run needs: images, weights, memory of the GPU, space on the disk."
-    found = [*_image_needs(run.config), *_weight_needs(run.config)]
+    found = [_folder_need(), *_image_needs(run.config), *_weight_needs(run.config)]
     where = device()
     if where.type == 'cuda':
         known = torch.cuda.get_device_properties(where)
@@ -326,9 +343,9 @@ def needs(
 
 
 def preflight(found: list[Need]) -> None:
-    "Print, on rank 0, what is met and what is not; raises `NotReady` with all that is not."
+    "Print, on rank 0, what is met and what is not; raises `NotReady` with the names of what is not."
     for need in () if rank() else found:
         print({True: '✓', False: '✗', None: '·'}[need.met], need.text)
-    missing = [need.text for need in found if need.met is False]
+    missing = [need.text.split(': ')[0] for need in found if need.met is False]
     if missing:
-        raise NotReady('before the first update: ' + '; '.join(missing))
+        raise NotReady(f'not ready, see the lines with ✗ above: {"; ".join(missing)}')
