@@ -400,6 +400,17 @@ def test_no_stored_output_is_an_error(path):
     assert not failed, f'run these again, or clear their outputs: {failed}'
 
 
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_outputs_say_what_they_are(path):
+    "A cell does not end in a bare tuple, list or dict, whose numbers the reader must count."
+    bare = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == 'code' and 'skip-execution' not in cell.metadata.get('tags', []):
+            shown = [o.data for o in cell.outputs if o.output_type == 'execute_result']
+            bare += [cell.id for data in shown if 'text/html' not in data and data.get('text/plain', '')[:1] in '([{']
+    assert not bare, f'print these with names and units: {bare}'
+
+
 @pytest.mark.parametrize('path', sorted((ROOT / 'vaebm').glob('[!_]*.py')), ids=lambda p: p.stem)
 def test_chapters_of_one_module_take_no_names_from_each_other(path):
     found = []
