@@ -57,9 +57,10 @@ test: $(VENV)/.installed ## notebooks and tests, the longest excepted
 test-slow: $(VENV)/.installed ## the longest notebooks and tests
 	$(BIN)/python -m pytest -n 2 -m slow
 
-lint: $(VENV)/.installed ## ruff on library, notebooks, tests and website, pyright on the library
+lint: $(VENV)/.installed ## ruff on library, notebooks, tests and website, pyright on the library, spelling
 	$(BIN)/ruff check vaebm nbs tests docs setup.py
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/codespell *.md *.cff nbs tests docs data/*/README.md
 
 lab: $(VENV)/.installed ## JupyterLab at the start page
 	$(BIN)/jupyter lab $(LAB) nbs/index.ipynb

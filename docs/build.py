@@ -6,11 +6,14 @@ The site is FOLDER/html, by default _site/html.
 import sys
 from pathlib import Path
 
+from collected import cite, results
+from explorer.data import write
 from pages import ROOT, stage
 from sphinx.cmd.build import build_main
 
 out = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / '_site'
-stage(out / 'pages')
+explorer = (ROOT / 'docs' / 'explorer' / 'page.md').read_text(encoding='utf-8')
+stage(out / 'pages', {'explorer.md': explorer, 'results.ipynb': results(), 'cite.ipynb': cite()})
 code = build_main(
     [
         '-q',
@@ -25,5 +28,6 @@ code = build_main(
     ]
 )
 if code == 0:
+    write(out / 'html' / 'explorer')
     print(f'open {out / "html" / "index.html"}')
 sys.exit(code)

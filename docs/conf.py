@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import hooks
+from collected import version as read_version
 
 project = 'vaebm'
 author = copyright = 'The vaebm authors'
@@ -24,7 +25,8 @@ autodoc_member_order = 'bysource'
 python_maximum_signature_line_length = 80
 
 html_theme = 'furo'
-html_title = 'vaebm'
+version = release = read_version()
+html_title = f'vaebm {version}'
 html_use_index = html_domain_indices = False
 smartquotes_action = 'D'  # dashes only
 MATHJAX = Path(find_spec('sphinx-mathjax-offline').origin).parent / 'static' / 'mathjax' / 'tex-svg-full.js'

@@ -66,6 +66,8 @@ def link(match, folder):
     if re.match(r'\w+:|#', target) or '.ipynb' in target:
         return match[0]
     path = os.path.normpath(folder / target)
+    if path == 'docs/explorer/page.md':
+        return f'[{text}]({os.path.relpath("nbs/explorer.md", folder)})'
     return f'`{path}`' if path.endswith(text.strip('`')) else f'{text} (`{path}`)'
 
 
@@ -121,10 +123,10 @@ def page(path):
     return notebook
 
 
-def contents(paths):
+def contents(paths, own):
     "The tables of contents of the start page."
     names = [str(p.relative_to(ROOT / 'nbs').with_suffix('')) for p in paths]
-    groups = {'Chapters': [n for n in names if n[0].isdigit()]}
+    groups = {'At a glance': [name.partition('.')[0] for name in own], 'Chapters': [n for n in names if n[0].isdigit()]}
     groups |= {folder.capitalize(): [n for n in names if n.startswith(f'{folder}/')] for folder in FOLDERS}
     groups['Library'] = ['api/index']
     return '\n'.join(
@@ -156,13 +158,13 @@ def write(path, text):
     path.write_text(text, encoding='utf-8')
 
 
-def stage(folder):
+def stage(folder, own):  # own: names of the pages that are the site's alone, and their texts
     "Write all pages of the site to `folder`, and remove those that are no more."
-    pages = {}
+    pages = {folder / name: text for name, text in own.items()}
     for path in notebooks():
         notebook = page(path)
         if path.stem == 'index':
-            notebook.cells.append(nbformat.v4.new_markdown_cell(contents(notebooks()), id='contents'))
+            notebook.cells.append(nbformat.v4.new_markdown_cell(contents(notebooks(), own), id='contents'))
         pages[folder / path.relative_to(ROOT / 'nbs')] = nbformat.writes(notebook)
     for path in modules():
         pages[folder / 'api' / f'vaebm.{path.stem}.rst'] = module_page(path)

@@ -25,8 +25,10 @@ import pytest
 import torch
 from PIL import Image
 
+import vaebm
 from vaebm.config import error_message
 from vaebm.explore import Playground
+from vaebm.explore_points import decoder, to_data, to_noise
 from vaebm.widgets import as_png
 
 pytestmark = pytest.mark.slow
@@ -114,7 +116,8 @@ def test_every_notebook_and_module_has_a_page_in_reading_order(site, pages):
         )
         name = following and urljoin(name, following[1])
     chapters = sorted(n for n in names if n[0].isdigit())
-    assert order[1 : len(chapters) + 1] == chapters and set(order) >= set(names)
+    own = ['explorer.html', 'results.html', 'cite.html']
+    assert order[1 : len(chapters) + 4] == own + chapters and set(order) >= set(names)
     assert '02 Langevin dynamics' in (site / 'index.html').read_text(encoding='utf-8')
 
 
@@ -208,6 +211,17 @@ def browse(site, browser):
     server.shutdown()
 
 
+@pytest.mark.parametrize(
+    'name', ['index', 'explorer', 'results', '10_likelihood', 'experiments/cifar10', 'api/vaebm.samplers']
+)
+def test_pages_do_not_scroll_sideways_beside_another_window(browse, name):
+    tab, *_ = browse(f'{name}.html')
+    tab.set_viewport_size({'width': 800, 'height': 800})
+    width = tab.evaluate(LOOK)['width']
+    tab.set_viewport_size(PHONE)
+    assert width <= 800
+
+
 def test_a_browser_shows_every_page_also_on_a_phone(browse, pages):
     problems, formulas = {}, 0
     for name, page in pages.items():
@@ -224,6 +238,123 @@ def test_a_browser_shows_every_page_also_on_a_phone(browse, pages):
         if any(wrong.values()):
             problems[name] = {k: v for k, v in wrong.items() if v}
     assert not problems and formulas > 500
+
+
+def test_results_are_those_of_the_notebooks_with_their_figures(site, pages):
+    def outputs(path):
+        cells = json.loads((ROOT / 'nbs' / path).read_text(encoding='utf-8'))['cells']
+        return [(cell['id'], o['data']) for cell in cells for o in cell.get('outputs', []) if 'data' in o]
+
+    tables = [data['text/markdown'] for cell, data in outputs('index.ipynb') if cell in ('index029', 'index037')]
+    numbers, text = re.findall(r'\d+\.\d+', ''.join(sum(tables, []))), text_of(site / 'results.html')
+    assert len(numbers) > 50 and not [n for n in numbers if n not in text]
+    experiments = [data for path in (ROOT / 'nbs' / 'experiments').glob('*.ipynb') for _, data in outputs(path)]
+    stored = {''.join(data['text/plain']) for data in experiments if 'image/png' in data}
+    shown_there = [*pages['results.html'].alts.values()]
+    assert len(shown_there) >= 8 and set(shown_there) <= stored
+
+
+def test_the_version_is_shown(browse):
+    tab, *_ = browse('cite.html')
+    assert vaebm.__version__ in tab.title()
+    assert f'version {vaebm.__version__}' in tab.locator('article').inner_text()
+
+
+JS_PRODUCT = """([eps, n]) => {
+    const {x, energy, potential, grad} = chains.product.withGradient(Float64Array.from(eps), n);
+    return [x, energy, potential, grad].map(numbers => [...numbers]);
+}"""
+
+
+def test_networks_in_the_browser_compute_what_the_library_computes(browse):
+    model, n = vaebm.load_pretrained('25_gaussians').double(), 20
+    eps = 1.5 * torch.randn(n, 22, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tab, *_ = browse('explorer.html')
+    found = tab.evaluate(JS_PRODUCT, [eps.flatten().tolist(), n])
+    x = model.vae.transform(eps)
+    for ours, theirs in zip((x, model.energy(x), *model.value_and_grad(eps)), found):
+        assert torch.allclose(ours.flatten(), torch.tensor(theirs, dtype=torch.float64), rtol=1e-4, atol=1e-4)
+
+
+# Chains of one number each on U = 2 eps², the product of a standard normal base and the energy 1.5 eps².
+JS_MOVE = """([name, stepSize]) => {
+    const withGradient = eps => ({
+        x: eps, energy: eps.map(e => 1.5 * e * e), potential: eps.map(e => 2 * e * e), grad: eps.map(e => 4 * e),
+    });
+    const product = {size: 1, withGradient}, random = makeRandom(0), n = 20000, eps = random.normals(n);
+    let state = {...withGradient(eps), eps};
+    for (let i = 0; i < 30; i++) state = MOVES[name](product, state, n, stepSize, random);
+    return state.eps.reduce((sum, e) => sum + e * e, 0) / n;
+}"""
+
+
+@pytest.mark.parametrize('name, variance', [('Langevin', 1 / 3), ('MALA', 1 / 4), ('independence', 1 / 4)])
+def test_moves_in_the_browser_have_the_right_density(browse, name, variance):
+    "Langevin dynamics of step size η has the variance 1 / (4 − 4 η) here, and the others the exact one, 1 / 4."
+    tab, *_ = browse('explorer.html')
+    assert abs(tab.evaluate(JS_MOVE, [name, 0.25]) / variance - 1) < 0.05
+
+
+def test_the_sheet_in_the_browser_is_that_of_chapter_35(browse):
+    def log_density(zx):  # of the VAE: no energy
+        return -0.5 * to_noise(zx, 0.1).square().sum(1) - decoder(zx[:, 0], 0.1)[1].log()
+
+    eps = torch.randn(10, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    zx = to_data(eps, 0.1).requires_grad_()
+    value = log_density(zx)
+    (slope,) = torch.autograd.grad(value.sum(), zx)
+    tab, *_ = browse('explorer.html')
+    found = tab.evaluate(
+        """points => points.map(p => {
+            const there = sheet.toData(p, .1);
+            return [...there, sheet.logData(there, .1), ...sheet.slopeData(there, .1)];
+        })""",
+        eps.tolist(),
+    )
+    expected = torch.cat([zx, value[:, None], slope], 1).detach()
+    assert torch.allclose(torch.tensor(found, dtype=torch.float64), expected, atol=1e-6)
+
+
+KEYS = {'BUTTON': 'Enter', 'INPUT': 'ArrowRight', 'SELECT': 'ArrowDown'}
+
+
+def words(explorer):
+    return explorer.locator('output, [role=status]').all_inner_texts()
+
+
+def press_and_see(tab, explorer):
+    "Press the key of the control that has the focus, and wait until an output or the sentence changes."
+    before = words(explorer)
+    tab.keyboard.press(KEYS[tab.evaluate('document.activeElement.tagName')])
+    wait_until(lambda: words(explorer) != before, f'nothing changes: {before}')
+
+
+def test_explorers_in_the_browser_answer_to_the_keyboard_and_ask_no_other_host(browse):
+    tab, said, _ = browse('explorer.html')
+    asked = []
+    tab.on('request', lambda request: asked.append(request.url))
+    for explorer in tab.locator('.explorer').all():
+        controls = explorer.locator('select, input, button').all()
+        controls[0].focus()
+        for control in controls:
+            assert control.evaluate('c => c == document.activeElement')
+            assert control.evaluate('c => (c.labels[0] || c).textContent.trim()')
+            press_and_see(tab, explorer)
+            if control.get_attribute('name') == 'run':
+                tab.keyboard.press('Enter')  # pause
+            tab.keyboard.press('Tab')
+    assert not said and not [url for url in asked if not url.startswith((urljoin(tab.url, '.'), 'data:'))]
+
+
+def test_text_of_the_explorers_can_be_read_and_their_files_are_small(browse, site):
+    tab, *_ = browse('explorer.html')
+    sizes = tab.locator('article *').evaluate_all(
+        'all => all.filter(e => e.textContent.trim()).map(e => parseFloat(getComputedStyle(e).fontSize))'
+    )
+    assert len(sizes) > 100 and min(sizes) >= 12
+    canvases = tab.locator('canvas').evaluate_all('all => all.map(c => c.getAttribute("aria-label"))')
+    assert len(canvases) == 5 and all(len(label) > 30 for label in canvases)
+    assert sum(path.stat().st_size for path in (site / 'explorer').iterdir()) < 2e6
 
 
 def is_folded(cell):
