@@ -339,7 +339,7 @@ def needs(
     else:
         found.append(Need(None, 'no GPU here: enough to try a reduced run'))
     disk, free = sum(c['disk'].values()), shutil.disk_usage(run.folder).free
-    return [*found, Need(free > disk, f'disk: {disk / 1e9:.3g} GB of {free / 1e9:.3g} free ones')]
+    return [*found, Need(free > disk, f'disk: {disk / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free')]
 
 
 def preflight(found: list[Need]) -> None:
