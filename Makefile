@@ -4,11 +4,11 @@ BIN    := $(VENV)/bin
 TIER   ?= cpu
 SEED   ?= 0
 SOURCE ?= paper
-export ARGS
+export ARGS NOTEBOOK
 RUN    := $(BIN)/vaebm-run --args "$$ARGS"
 
 .DEFAULT_GOAL := help
-.PHONY: help stale run fashion bench gpu-check course test test-slow lint lab explore docs export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
+.PHONY: help stale run fashion bench gpu-check course test test-slow lint lab explore docs slides exercises grade export clean paper-cifar10 paper-celeba64 paper-lsun64 paper-celebahq256
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9 -]*\):.* ## \(.*\)/make \1: \2/p' $(MAKEFILE_LIST)
@@ -67,6 +67,15 @@ lab: $(VENV)/.installed ## JupyterLab at the start page
 
 docs: $(VENV)/.installed ## the website, in _site/html
 	$(BIN)/python docs/build.py
+
+slides: $(VENV)/.installed ## slides of a chapter: NOTEBOOK=01_energy
+	$(BIN)/vaebm-teach slides "$$NOTEBOOK"
+
+exercises: $(VENV)/.installed ## notebooks for students: all chapters without their solutions, as a zip
+	$(BIN)/vaebm-teach exercises
+
+grade: $(VENV)/.installed ## points for a student's exercises: NOTEBOOK=student.ipynb
+	$(BIN)/vaebm-teach grade "$$NOTEBOOK"
 
 explore: $(VENV)/.installed ## the explorers in the browser, without code
 	$(BIN)/voila nbs/36_explore.ipynb --TagRemovePreprocessor.remove_cell_tags=lab-only

@@ -20,7 +20,9 @@ FOLDERS = {
 }
 # Weights that neither README nor most pages load: `vaebm.checkpoints.find_weights` says where they are looked for.
 LEFT_OUT = ["pairs_vae*", "cifar10.safetensors", "cifar10_nvae*", "cifar10_ratio*"]
-EXTRAS = ["run", "lab", "explore", "fid", "multi-gpu", "dev"]
+# Arrays among the records of runs that pages load.
+WITH_RECORDS = ["*-energy.safetensors", "ablation-samples.safetensors"]
+EXTRAS = ["run", "course", "lab", "explore", "fid", "multi-gpu", "dev"]
 
 
 class WithoutOutputs(build_py):
@@ -61,14 +63,14 @@ setup(
     package_data={
         "vaebm": ["py.typed"],
         "vaebm.checkpoints": ["*.safetensors", "*.json", "README.md"],
-        "vaebm.results": ["*.json"],
+        "vaebm.results": ["*.json", *WITH_RECORDS],
         "vaebm.sets": ["*.npz", "README.md"],
         "vaebm.experiments": ["*.ipynb"],
         "vaebm.benchmarks": ["*.ipynb"],
     },
     exclude_package_data={"vaebm.checkpoints": LEFT_OUT},
     install_requires=cfg["requirements"].split(),
-    entry_points={"console_scripts": ["vaebm-run = vaebm.cli:main"]},
+    entry_points={"console_scripts": ["vaebm-run = vaebm.cli:main", "vaebm-teach = vaebm.teaching:main"]},
     extras_require={name: cfg[f"{name}_requirements"].split() for name in EXTRAS},
     cmdclass={"build_py": WithoutOutputs},
 )

@@ -4,11 +4,14 @@ one page per module.
 
 import os
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 import nbformat
 
 ROOT = Path(__file__).parents[1]
+SETTINGS = ConfigParser(delimiters=['='])
+SETTINGS.read(ROOT / 'settings.ini', encoding='utf-8')
 SHOWN = {'image/png', 'text/html', 'text/markdown', 'text/plain'}
 
 TOCTREE = '''```{{toctree}}
@@ -90,9 +93,27 @@ def folded(cell):
     )
 
 
+def open_links(path, notebook):
+    """Links that open a page where nothing is installed, made from `git_url` and `branch` of `settings.ini`.
+
+    Binder makes a clone. Colab and Kaggle have the page alone, so it must bring its set-up cell.
+    """
+    git_url, branch = (SETTINGS['DEFAULT'][name] for name in ('git_url', 'branch'))
+    place, file = git_url.removeprefix('https://github.com/'), path.relative_to(ROOT)
+    links = [f'[Binder](https://mybinder.org/v2/gh/{place}/{branch}?labpath={file})']
+    if any(cell.id == 'setup' for cell in notebook.cells):
+        links = [
+            f'[Colab](https://colab.research.google.com/github/{place}/blob/{branch}/{file})',
+            f'[Kaggle](https://kaggle.com/kernels/welcome?src={git_url}/blob/{branch}/{file})',
+            *links,
+        ]
+    return nbformat.v4.new_markdown_cell(f'Open this page in {" · ".join(links)}', id='open')
+
+
 def page(path):
     "The notebook at `path` as readers of the site see it."
     notebook = nbformat.read(path, as_version=4)
+    links = open_links(path, notebook)
     notebook.metadata = {
         'kernelspec': notebook.metadata.kernelspec,
         'language_info': {'name': 'python', 'pygments_lexer': 'ipython3'},
@@ -119,7 +140,7 @@ def page(path):
     number = re.match(r'(\d+)_', path.stem)
     if number and path.parent.name == 'nbs':
         cells[0].source = cells[0].source.replace('# ', f'# {number[1]} ', 1)
-    notebook.cells = cells
+    notebook.cells = [cells[0], links, *cells[1:]]
     return notebook
 
 

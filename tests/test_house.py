@@ -16,7 +16,7 @@ from conftest import kept_state
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / 'nbs'
 CHAPTERS = sorted(NBS.glob('[0-9]*.ipynb'))
-TOOLS = ['config', 'checkpoints', 'runs', 'distributed', 'loop', 'files', 'cli', 'plot', 'pretrained', 'widgets']
+TOOLS = 'config checkpoints runs distributed loop files cli plot pretrained widgets teaching'.split()
 WITHOUT_MODULE = {'04_relatives'}  # its functions serve one comparison
 NEEDS = {'plot': {'data'}, 'loop': {'data'}, 'pretrained': {'model', 'nvae'}}  # chapters that a tool needs
 

@@ -30,6 +30,7 @@ NEEDS_EXTRA = {  # modules that cannot do without an extra: what brings it
     'ablations': 'run',
     'cli': 'run',
     'launch': 'run',
+    'teaching': 'run',
     'widgets': 'explore',
     'explore': 'explore',
     'explore_points': 'explore',
@@ -93,7 +94,7 @@ def test_the_core_needs_few_distributions():
 
 def test_extras_bring_the_core_what_it_leaves_out():
     cfg = settings()
-    for extra in ('run', 'lab', 'explore', 'fid', 'multi-gpu', 'dev'):
+    for extra in ('run', 'course', 'lab', 'explore', 'fid', 'multi-gpu', 'dev'):
         assert cfg[f'{extra}_requirements'].split()
     assert {'mlxtend'}.isdisjoint(re.findall(r'[\w-]+', ' '.join(cfg.values())))
 

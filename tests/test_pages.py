@@ -21,6 +21,7 @@ from fork import finish, start
 
 from vaebm.checkpoints import load_checkpoint
 from vaebm.cli import execute
+from vaebm.teaching import ANSWER, exercises, fill_gap
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(
@@ -106,32 +107,6 @@ EXPECT = '''
 _said = _attempt({cells!r})
 assert {condition}, {problem!r} + repr(_said)
 '''
-GAP, ANSWER = '# your code here', 'answer = None'
-
-
-def exercises(cells):
-    """For each exercise of a page: its cells from the gap to the check, the solution, and the
-    common slips of its folded part.
-    """
-    start = None
-    for i, cell in enumerate(cells):
-        if cell.cell_type == 'code' and (GAP in cell.source or cell.source.startswith(ANSWER)):
-            start = i
-        if '<summary>Solution</summary>' not in cell.source:
-            continue
-        solution, *slips = re.findall(r'```python\n(.*?)```', cell.source.split('</details>')[0], re.S)
-        yield (
-            [c for c in cells[start:i] if c.cell_type == 'code'],
-            solution,
-            slips,
-        )  # a folded hint may stand between
-
-
-def attempt(cells, code):
-    "The sources of an exercise's cells with `code` in their gap."
-    gap, *rest = [c.source for c in cells]
-    gap = f'{gap}\n\n{code}' if GAP in gap else re.sub(f'^{ANSWER}.*', lambda _: code, gap, count=1)
-    return [gap, *rest]
 
 
 def expect(cells, condition, problem):
@@ -177,7 +152,7 @@ def other_forms(cells):
         '{} of the right answer must pass, but the check said ',
     )
     tries = [
-        expect(attempt(cells, 'import numpy, torch\n' + change.format(form)), said, problem.format(form))
+        expect(fill_gap(cells, 'import numpy, torch\n' + change.format(form)), said, problem.format(form))
         for form in FORMS
     ]
     return [
@@ -194,7 +169,8 @@ def solve(notebook, staged=False):
     On `staged` pages it must also pass as another kind of number.
     """
     found = list(exercises(notebook.cells))
-    for cells, solution, slips in found:
+    for exercise in found:
+        cells = exercise.cells
         tries = [
             expect(
                 [c.source for c in cells],
@@ -204,15 +180,15 @@ def solve(notebook, staged=False):
         ]
         tries += [
             expect(
-                attempt(cells, slip),
+                fill_gap(cells, slip),
                 "_said.startswith('refused: ') and len(_said) > 30",
                 f'the slip {slip!r} must be refused with a message, but the check said ',
             )
-            for slip in slips
+            for slip in exercise.slips
         ]
         forms = other_forms(cells) if staged else []
         first, last = ([c is cell for c in notebook.cells].index(True) for cell in (cells[0], cells[-1]))
-        for cell, source in zip(cells, attempt(cells, solution)):
+        for cell, source in zip(cells, fill_gap(cells, exercise.solution)):
             cell.source = source
         notebook.cells[last + 1 : last + 1] = forms
         notebook.cells[first:first] = [nbformat.v4.new_code_cell(ATTEMPT), *tries]
@@ -234,7 +210,6 @@ def test_notebook_runs_with_its_exercises_solved(path, copy, tmp_path):
         solved.write_text(stored)
 
 
-HEADING = re.compile(r'^\*\*(\d+)\. [^*]+\*\* \((?:easy|medium|hard), \d+ minutes\)', re.M)
 WITHOUT_EXERCISES = {'index', 'contributing', 'teaching'}
 
 
@@ -243,15 +218,15 @@ def test_every_exercise_is_complete(path):
     "Enough exercises, numbered, each with a title, its difficulty, its minutes and a common slip."
     cells = nbformat.read(path, as_version=4).cells
     found = list(exercises(cells))
-    headings = [n for c in cells if c.cell_type == 'markdown' for n in HEADING.findall(c.source)]
-    without = [n for n, (_, _, slips) in enumerate(found, 1) if not slips]
+    without = [e.number for e in found if not e.slips]
     fewest = (
         3 if path.stem[0].isdigit() else 0 if path.stem in WITHOUT_EXERCISES else 2
     )  # chapters, others, tools
     assert len(found) >= fewest, f'{len(found)} exercises, and {fewest} are wanted'
-    assert headings == [str(n) for n in range(1, len(found) + 1)], (
+    numbers = [e.number for e in found]
+    assert numbers == [*range(1, len(found) + 1)], (
         f'{len(found)} exercises, but the headings `**N. Title** (easy|medium|hard, M minutes)` have the'
-        f' numbers {headings}'
+        f' numbers {numbers}'
     )
     assert not without, f'exercises without a common slip: {without}'
 
@@ -271,7 +246,7 @@ def test_every_exercise_has_two_hints_before_its_solution(name):
     cells = nbformat.read(ROOT / 'nbs' / f'{name}.ipynb', as_version=4).cells
     solutions = [i for i, c in enumerate(cells) if '<summary>Solution</summary>' in c.source]
     found = [HINTS.fullmatch(cells[i - 1].source) for i in solutions]
-    answers = [solution.splitlines()[-1].strip() for _, solution, _ in exercises(cells)]
+    answers = [e.solution.splitlines()[-1].strip() for e in exercises(cells)]
     assert len(found) == len(answers) and all(found), [
         cells[i].id for i, hints in zip(solutions, found) if not hints
     ]
@@ -305,9 +280,9 @@ NEAR_MISSES = {
 
 def check_answer(name, number, code):
     "Run exercise `number` of a page with `code` in its gap, without the rest of the page."
-    cells, *_ = list(exercises(nbformat.read(ROOT / 'nbs' / f'{name}.ipynb', as_version=4).cells))[number - 1]
+    found = list(exercises(nbformat.read(ROOT / 'nbs' / f'{name}.ipynb', as_version=4).cells))
     names = {'torch': torch, 'np': np, 'mu': 1.5}  # mu is a name of chapter 05
-    for source in attempt(cells, code):
+    for source in fill_gap(found[number - 1].cells, code):
         exec(source, names)
 
 
@@ -342,7 +317,7 @@ def only_imports(source):
 @pytest.mark.parametrize('path', [pytest.param(p, id=p.stem) for p in NOTEBOOKS])
 def test_first_screen_is_no_list_of_imports(path):
     """Cells of more than 6 lines before the first section are folded, and no cell is that holds
-    more than imports and seeds.
+    more than imports and seeds, but the one that installs the course (`test_one_click.py`).
     """
     cells = nbformat.read(path, as_version=4).cells
     head = takewhile(lambda c: not re.search('^## ', c.source, re.M), cells)
@@ -354,12 +329,12 @@ def test_first_screen_is_no_list_of_imports(path):
     hidden = [
         c.id
         for c in cells
-        if 'jupyter' in c.metadata and (c.metadata.jupyter != FOLDED or not only_imports(c.source))
+        if 'jupyter' in c.metadata and (c.metadata.jupyter != FOLDED or not (c.id == 'setup' or only_imports(c.source)))
     ]
     assert not shown, f'fold these, or shorten them to 6 lines: {shown}'
     assert (
         not hidden
-    ), f'imports and seeds alone may be folded, by the metadata {{"jupyter": {FOLDED}}}: {hidden}'
+    ), f'imports, seeds and the set-up cell alone may be folded, by the metadata {{"jupyter": {FOLDED}}}: {hidden}'
 
 
 @pytest.mark.parametrize('path', [pytest.param(p, id=p.stem) for p in NOTEBOOKS])

@@ -358,9 +358,10 @@ def test_text_of_the_explorers_can_be_read_and_their_files_are_small(browse, sit
 
 
 def is_folded(cell):
-    return 'hide-input' in cell['metadata'].get('tags', []) or cell['metadata'].get('jupyter', {}).get(
-        'source_hidden', False
-    )
+    "Folded cells are, and are shown: the site leaves out what is marked `#| hide`."
+    hidden = cell['source'] and cell['source'][0].startswith('#| hide')
+    folded = cell['metadata'].get('jupyter', {}).get('source_hidden', False)
+    return not hidden and (folded or 'hide-input' in cell['metadata'].get('tags', []))
 
 
 def test_cells_folded_in_notebooks_are_folded_on_the_site(site):
