@@ -70,6 +70,14 @@ def test_values_reach_the_command_whole(folder, target):
     assert re.findall('<(.*)>', make(folder, '-s', target).stdout)[:2] == ['--args', '']
 
 
+@pytest.mark.parametrize('target', ['slides', 'grade'])
+def test_notebooks_of_lecturers_reach_their_command_whole(folder, target):
+    script(folder / '.venv' / 'bin' / 'vaebm-teach', ECHO)
+    (folder / '.venv' / '.installed').touch()
+    done = make(folder, '-s', target, "NOTEBOOK=Ann's work.ipynb")
+    assert done.returncode == 0 and re.findall('<(.*)>', done.stdout) == [target, "Ann's work.ipynb"]
+
+
 def test_an_old_python_is_refused_before_anything_is_made(folder):
     for python in ('./python-3.9', './nowhere'):
         done = make(folder, 'run', f'PYTHON={python}')

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import venv
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def test_the_set_up_cell_installs_only_where_the_course_is_not(monkeypatch):
 def test_links_are_made_from_one_place(monkeypatch):
     "The website's; nobody types them into a page."
     monkeypatch.syspath_prepend(ROOT / 'docs')
-    import pages
+    pages = import_module('pages')
 
     monkeypatch.setitem(pages.SETTINGS['DEFAULT'], 'git_url', 'https://github.com/someone/course')
     linked = {path.stem: pages.page(path).cells[1].source for path in PAGES}

@@ -209,17 +209,19 @@ def _verdicts(path: Path, answers: dict[int, str], limit_s: int) -> dict[int, tu
             settled = number in verdicts and verdicts[number][0] != 'right'
             if cell.cell_type != 'code' or slow or settled:
                 continue
-            verdict, reason = _try(client, place, limit_s if number else None)
-            if number:
-                verdicts[number] = verdict, reason
-            elif verdict == 'stopped' or (verdict in ('wrong', 'crashed') and not verdicts):
-                raise RuntimeError(f'{path.stem} itself fails in its cell {cell.id}: {reason}')
+            verdict, reason = _try(client, place, None if number is None else limit_s)
+            if number is None:
+                if verdict == 'stopped' or (verdict in ('wrong', 'crashed') and not verdicts):
+                    raise RuntimeError(f'{path.stem} itself fails in its cell {cell.id}: {reason}')
+                continue
+            verdicts[number] = verdict, reason
             if verdict == 'stopped':
                 rest = {n: code for n, code in answers.items() if n != number}
+                end = {number: ('crashed', reason)}
                 break
         else:
             return verdicts
-    return _verdicts(path, rest, limit_s) | {number: ('crashed', reason)}
+    return _verdicts(path, rest, limit_s) | end
 
 
 def grade(
