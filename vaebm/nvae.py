@@ -270,7 +270,8 @@ class NVAE(nn.Module):
         )
         self.neck = WNConv2d(enc[-1], enc[-1], 1)
         sizes = [c.image_size // base // 2**s for s in scales[::-1]]
-        self.top = nn.Parameter(torch.rand(dec[-1], sizes[0], sizes[0]), requires_grad=last > 0)  # of a lone group nothing reads it
+        top = torch.rand(dec[-1], sizes[0], sizes[0])
+        self.top = nn.Parameter(top, requires_grad=last > 0)  # a lone group does not read it
         self.groups = nn.ModuleList(
             Group(
                 c, enc[i], dec[i], first=i == last, up=i < last and scales[i] < scales[i + 1], alone=last == 0
