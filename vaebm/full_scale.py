@@ -280,7 +280,8 @@ def _folder_need():
     folder, named = data_folder(), os.environ.get('VAEBM_DATA')
     if named and not folder.is_dir():
         return Need(False, f'folder of data: {folder}, which VAEBM_DATA names, does not exist')
-    return Need(True if named else None, f"folder of data: {folder} (VAEBM_DATA {'names it' if named else 'is not set'})")
+    who = 'VAEBM_DATA names it' if named else 'VAEBM_DATA is not set'
+    return Need(True if named else None, f'folder of data: {folder} ({who})')
 
 
 def _image_needs(config):
@@ -306,7 +307,8 @@ def _counted(what, place, n):
         found = len(image_names(place) if place.is_dir() else read_npz(place, mapped=True))
     except (ValueError, FileNotFoundError) as error:
         return Need(False, f'{what}: {error}')
-    return Need(n in (0, found), f'{what}: {place} holds {found:,}' + ('' if n in (0, found) else f', needed are {n:,}'))
+    enough = n in (0, found)
+    return Need(enough, f'{what}: {place} holds {found:,}' + ('' if enough else f', needed are {n:,}'))
 
 
 def _weight_needs(config):
