@@ -3,11 +3,9 @@
 A number or a figure there is what its notebook stores.
 """
 
-import configparser
-
 import nbformat
 from nbformat.v4 import new_markdown_cell
-from pages import ROOT, page
+from pages import ROOT, SETTINGS, page
 
 TABLES = 'index029', 'index036', 'index037', 'index030'  # cells of the start page
 FIGURES = {  # heading and experiment: the cells that show its figures
@@ -34,13 +32,6 @@ CITE = '''# Cite
 This is version {version} of the course and its library. Please cite both the paper and the course;
 the file `CITATION.cff` of the repository has the same in a form for programs.
 '''
-
-
-def version():
-    "The version of the library, from `settings.ini`."
-    settings = configparser.ConfigParser(delimiters=['='])
-    settings.read(ROOT / 'settings.ini', encoding='utf-8')
-    return settings['DEFAULT']['version']
 
 
 def pick(name, ids):
@@ -76,4 +67,5 @@ def results():
 
 def cite():
     "The page on how to cite: the version, and the entries of the start page."
-    return notebook([new_markdown_cell(CITE.format(version=version())), *pick('index', ['index046'])])
+    text = CITE.format(version=SETTINGS['DEFAULT']['version'])
+    return notebook([new_markdown_cell(text), *pick('index', ['index046'])])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import hooks
-from collected import version as read_version
+from pages import SETTINGS
 
 project = 'vaebm'
 author = copyright = 'The vaebm authors'
@@ -25,7 +25,7 @@ autodoc_member_order = 'bysource'
 python_maximum_signature_line_length = 80
 
 html_theme = 'furo'
-version = release = read_version()
+version = release = SETTINGS['DEFAULT']['version']
 html_title = f'vaebm {version}'
 html_use_index = html_domain_indices = False
 smartquotes_action = 'D'  # dashes only
