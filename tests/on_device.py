@@ -3,7 +3,6 @@ there, or the generator on the CPU; `test_device` runs this.
 """
 
 import copy
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -23,7 +22,7 @@ from vaebm.fast import calibrate, fold, published_step
 from vaebm.layers import data_dependent_init
 from vaebm.image_chains import along_chains, cold_start, likelihood_gain, log_z_ais, project
 from vaebm.likelihood import log_z_importance, log_z_quadrature, mean_log_likelihood, vae_log_density
-from vaebm.chains import Functionals, log_z_reverse_ais
+from vaebm.chains import log_z_reverse_ais, nuts, stein_discrepancy, tempering, two_sample_accuracy
 from vaebm.classifier import ARCHITECTURES, class_report, mode_interval, mode_report
 from vaebm.frechet import feature_distance, inception_score, statistics
 from vaebm.metrics import cached_statistics, frechet_limit, kernel_distance, precision_recall
@@ -235,14 +234,14 @@ def test_what_the_explorers_compute():
     both(call)
 
 
-def test_functionals_of_stacks():
-    torch.manual_seed(0)
-    vae = NVAE(replace(SIZES, image_size=32)).eval().requires_grad_(False)
-
+def test_better_chains_and_their_judges():
     def call(device, generator):
-        model = VAEBM(copy.deepcopy(vae), EnergyResNet(4, 'd1')).to(device)
-        eps = torch.randn(2, model.vae.layout.size, generator=torch.Generator().manual_seed(1)).to(device)
-        return Functionals(model)(samplers.State(eps))[:, 1:]  # the energy is another each time
+        model = points(device)
+        start = torch.randn(6, 5, generator=torch.Generator().manual_seed(1)).to(device)
+        kernels = (nuts(0.1, 2), tempering(samplers.mala(0.01), (1, 0.5, 0)))
+        ends = [samplers.run(kernel, model, start, 2, generator).eps for kernel in kernels]
+        score = -model.value_and_grad(ends[0])[1]
+        return *ends, stein_discrepancy(ends[0], score), two_sample_accuracy(*ends, k=3)
 
     both(call)
 

@@ -20,6 +20,7 @@ import vaebm
 from vaebm import (
     ablations,
     batch_norm,
+    chains,
     checkpoints,
     classifier,
     costs,
@@ -192,6 +193,8 @@ def counts():
         ('n_steps', True, lambda v: samplers.run(kernel, m, torch.randn(2, 5), v)),
         ('n_leapfrog', False, lambda v: samplers.hmc(0.1, v)),
         ('n_leapfrog', False, lambda v: samplers.split_hmc(0.1, v)),
+        ('max_depth', False, lambda v: chains.nuts(0.1, v)),
+        ('k', False, lambda v: chains.two_sample_accuracy(x, x, v)),
         ('n_proposals', False, samplers.independence),
         ('capacity', False, lambda v: samplers.ReplayBuffer(v, 3)),
         ('dim', False, lambda v: samplers.ReplayBuffer(4, v)),
@@ -273,6 +276,7 @@ def quantities():
                 samplers.underdamped,
                 samplers.hmc,
                 samplers.split_hmc,
+                chains.nuts,
             )
         ],
         ('friction', lambda v: samplers.underdamped(0.1, v), weight),
