@@ -21,7 +21,7 @@ FOLDERS = {
 # Weights that neither README nor most pages load: `vaebm.checkpoints.find_weights` says where they are looked for.
 LEFT_OUT = ["pairs_vae*", "cifar10.safetensors", "cifar10_nvae*", "cifar10_ratio*"]
 # Arrays among the records of runs that pages load.
-WITH_RECORDS = ["*-energy.safetensors", "ablation-samples.safetensors"]
+WITH_RECORDS = ["*-energy.safetensors", "ablation-samples.safetensors", "score-samples.safetensors"]
 EXTRAS = ["run", "course", "lab", "explore", "fid", "multi-gpu", "dev"]
 
 
