@@ -52,26 +52,25 @@ def test_launches_and_waits_of_updates_at_a_third_of_the_papers_depth():
     assert (counts[one][1], counts[two][1]) == (1, 2)
 
 
-def checks(setting, config, cost):
+def checks(setting):
     "All that need no second process."
     yield from ((check_numbers, setting, False, 2e-4), (check_numbers, setting, True, 2e-2))
     yield from (
         (check, setting)
         for check in (check_depthwise, check_step, check_resume, check_training, check_fid_network)
     )
-    yield from (
-        (check_update, setting, config, cost, number, bf16) for number in (1, 2) for bf16 in (False, True)
-    )
+    for bf16 in (False, True):
+        stages = {f'stage{number}': {'bf16': bf16} for number in (1, 2)}
+        config = configure(full_width(check_setting('smoke')), {'model': stages})
+        yield from ((check_update, setting, config, costs(config), number) for number in (1, 2))
 
 
 def test_the_miniature_passes_on_a_simulated_device(monkeypatch):
     for module in ('experiment', 'pipeline', 'rows', 'report'):
         monkeypatch.setattr(f'vaebm.{module}.device', lambda: sim.SIM)
-    config = full_width(check_setting('smoke'))
-    cost = costs(config)
     with sim.device() as device:
         setting = CheckSetting(device, groups=1, width=4, deep=1, rounds=1, n_updates=10)
-        for check, *args in checks(setting, config, cost):
+        for check, *args in checks(setting):
             found = check(*args)
             assert found.passed, (check.__name__, found)
             if check is check_step:
