@@ -1,3 +1,4 @@
+import configparser
 import os
 import shutil
 import subprocess
@@ -16,6 +17,13 @@ FLAGS = (
     '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking'
     ' --disable-component-update --disable-sync'.split()
 )
+
+
+def settings():
+    "The entries of settings.ini."
+    parser = configparser.ConfigParser(delimiters=['='])
+    parser.read(ROOT / 'settings.ini', encoding='utf-8')
+    return parser['DEFAULT']
 
 
 @contextmanager

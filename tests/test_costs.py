@@ -239,7 +239,8 @@ def test_memory_of_every_preset_is_near_the_allocator(monkeypatch, name, size):
         estimates.append(costs(config)['memory'])
         for key, stage in zip(('activations 1', 'activations 2'), both_stages(config.model)):
             stage.step()
-            assert abs(estimates[-1][key] / (allocator_peak(stage.step) + gradient_bytes(stage)) - 1) < 0.12, key
+            error = abs(estimates[-1][key] / (allocator_peak(stage.step) + gradient_bytes(stage)) - 1)
+            assert error < (0.12 if name == 'celebahq256' else 0.1), key
     full, half = estimates
     assert all(0.5 < half[key] / full[key] < 0.6 for key in ('activations 1', 'activations 2'))
 
@@ -265,7 +266,7 @@ def test_memory_of_one_of_two_processes_is_near_the_allocator(tmp_path, name):
     estimate = costs(config, gpus=2)['memory']
     for r in (0, 1):
         for key, measured in zip(('activations 1', 'activations 2'), json.loads((tmp_path / f'{r}.json').read_text())):
-            assert abs(estimate[key] / measured - 1) < 0.12, key
+            assert abs(estimate[key] / measured - 1) < 0.1, key
 
 
 def test_memory_estimate_is_near_the_allocator():

@@ -38,14 +38,14 @@ def test_other_numbers_are_seen(monkeypatch):
 
 def test_memory_that_is_not_expected_fails(monkeypatch):
     setting = CheckSetting(torch.device('cpu'), rounds=1)
-    for bf16 in (False, True):
+    for bf16, factor, bound in ((False, 1.5, 0.75), (True, 2, 0.85)):
         config = configure(full_width(setting), {'model': {'stage1': {'bf16': bf16}}})
         cost = costs(config)
         passed = check_update(setting, config, cost, 1)
         assert passed.passed, passed
-        cost['memory']['activations 1'] *= 2
+        cost['memory']['activations 1'] *= factor
         found = check_update(setting, config, cost, 1)
-        assert not found.passed and found.figures['peak / expected'] < 0.85
+        assert not found.passed and 0.6 < found.figures['peak / expected'] < bound
 
 
 def test_the_fid_network_is_skipped_without_its_weights(monkeypatch, tmp_path):

@@ -1,7 +1,6 @@
 """The layout: file order is reading order, a chapter is a module, no module needs a later one, lines can be read."""
 
 import ast
-import configparser
 import json
 import os
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import kept_state
+from conftest import kept_state, settings
 
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / 'nbs'
@@ -121,9 +120,7 @@ def plain(name):
 
 
 def test_every_package_that_a_test_imports_is_declared():
-    settings = configparser.ConfigParser()
-    settings.read(ROOT / 'settings.ini', encoding='utf-8')
-    listed = ' '.join(value for key, value in settings['DEFAULT'].items() if key.endswith('requirements'))
+    listed = ' '.join(value for key, value in settings().items() if key.endswith('requirements'))
     declared = {plain(re.match(r'[\w.-]+', word)[0]) for word in listed.split()}
     files = [*(ROOT / 'tests').glob('*.py')]
     packages = set().union(*map(imported_by, files)) - {path.stem for path in files} - {'vaebm'}

@@ -1,7 +1,6 @@
 """Pages that open in Colab, Kaggle and Binder: they install the course themselves and need no clone."""
 
 import ast
-import configparser
 import os
 import re
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from conftest import settings
 from test_package import left_out, needed, wheel  # noqa: F401, a fixture
 
 ROOT = Path(__file__).parents[1]
@@ -28,12 +28,6 @@ if find_spec('{name}') is None:
     get_ipython().run_line_magic('pip', 'install -q {name}[course]')"""
 # Tools whose subject is the repository, and a chapter that loads the weights `cifar10`, which is a data set's name too.
 OF_A_CLONE = {'checkpoints', 'cli', 'contributing', 'pretrained', 'teaching', '33_full_scale'}
-
-
-def settings():
-    parser = configparser.ConfigParser(delimiters=['='])
-    parser.read(ROOT / 'settings.ini', encoding='utf-8')
-    return parser['DEFAULT']
 
 
 def code_of(path):

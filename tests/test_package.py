@@ -1,6 +1,5 @@
 """The package: small, built from its own archive, complete without a clone, and without what it does not need."""
 
-import configparser
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import settings
 from packaging.requirements import Requirement
 
 import vaebm
@@ -59,12 +59,6 @@ import vaebm
 vaebm.VAEBM, vaebm.fold, vaebm.load_pretrained
 print(time.process_time() - start, *[m for m in ('matplotlib', 'IPython', 'torchvision', 'PIL') if m in sys.modules])
 """
-
-
-def settings():
-    parser = configparser.ConfigParser(delimiters=['='])
-    parser.read(ROOT / 'settings.ini', encoding='utf-8')
-    return parser['DEFAULT']
 
 
 def needed(requirements):
